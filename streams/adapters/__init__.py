@@ -1,0 +1,1 @@
+"""Ports met by real things: Redis, Kafka, Faust."""

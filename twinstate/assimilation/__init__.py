@@ -1,0 +1,1 @@
+"""Kalman-type data assimilation: one step, the whole record, refinement, windows."""

@@ -1,0 +1,1 @@
+"""Pharmacokinetics: structures, dosing and exact propagation of one patient's course."""

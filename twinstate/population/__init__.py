@@ -1,0 +1,1 @@
+"""From a patient's covariates to typical parameters and the first prior."""

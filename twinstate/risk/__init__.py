@@ -1,0 +1,1 @@
+"""From simulated exposure to episodes of risk."""
