@@ -1,0 +1,349 @@
+"""Bytes from the input topic to entries in canonical units, or to a refusal a person understands."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+from typing import Any, NamedTuple
+
+import msgspec
+from aiokafka.partitioner import murmur2
+
+from streams.records import (
+    SCHEMA,
+    DosePayload,
+    DoseRecord,
+    LabPayload,
+    LabRecord,
+    PatientPayload,
+    PatientRecord,
+    Quantity,
+    RegimenPayload,
+    RegimenRecord,
+    TickRecord,
+    WearablePayload,
+    WearableRecord,
+    WireRecord,
+)
+from twinstate.assimilation.windows import fold_frame
+from twinstate.drug import DrugModel
+from twinstate.errors import UnitError
+from twinstate.history import (
+    Content,
+    CovariateValue,
+    Discharge,
+    Dose,
+    Entry,
+    Frame,
+    Lab,
+    PatientFacts,
+    PlannedDose,
+    Regimen,
+    Tick,
+)
+from twinstate.library import Library
+from twinstate.types import NS_PER_HOUR
+from twinstate.units import to_canonical
+
+LARGEST_RECORD = 64 * 1024
+BACKFILL_HEADER = "twin-backfill"
+AMOUNT_UNITS = {"mg": 1.0, "g": 1000.0, "ug": 0.001}
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+class RawRecord(NamedTuple):
+    """One record as fetched.
+
+    Attributes:
+        offset: In its partition.
+        append_time: The broker's LogAppendTime, UTC ns.
+        key: Raw key.
+        value: Raw body.
+        headers: Kafka headers.
+    """
+
+    offset: int
+    append_time: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Accepted(NamedTuple):
+    """A well-formed record; whether it comes in time is for the timeline to say."""
+
+    patient: str
+    entry: Entry
+    backfill: bool
+
+
+class Refusal(NamedTuple):
+    """A record that cannot be used.
+
+    Attributes:
+        reason: One word for machines.
+        text: One sentence for people: place, value, rule, way out.
+        record: Patient, kind, source, id and revision, where they could be read.
+    """
+
+    reason: str
+    text: str
+    record: tuple[Any, ...] | None
+
+
+class _Refused(Exception):
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.text = text
+
+
+class Decoder:
+    """Decodes the records of one partition against a library."""
+
+    def __init__(self, library: Library, partition: int | None, partitions: int) -> None:
+        """Prepare to decode.
+
+        Args:
+            library: Drugs, analytes, signals and covariates that can be named.
+            partition: The partition read from; None where there is none (a file), which skips that check.
+            partitions: How many the topic has.
+        """
+        self._library = library
+        self._partition = partition
+        self._partitions = partitions
+        self._json = msgspec.json.Decoder(WireRecord)
+
+    def decode(self, raw: RawRecord) -> Accepted | Refusal:
+        """Decode one record; never raises for what a sender can do wrong."""
+        record: WireRecord | None = None
+        try:
+            record = self._parse(raw)
+            self._check_place(raw, record.patient)
+            content = None if record.cancelled else self._content(record)
+        except _Refused as refused:
+            return Refusal(refused.reason, refused.text, None if record is None else _named(record))
+        except UnitError as refused:
+            return Refusal("unknown_unit", str(refused), None if record is None else _named(record))
+        entry = Entry(
+            kind=_kind(record),
+            source=record.source,
+            id=record.id,
+            revision=record.revision,
+            digest=hashlib.sha256(raw.value or b"").digest(),
+            event_time=to_ns(record.event_time),
+            cancelled=record.cancelled,
+            content=content,
+        )
+        return Accepted(record.patient, entry, any(name == BACKFILL_HEADER for name, _ in raw.headers))
+
+    def _parse(self, raw: RawRecord) -> WireRecord:
+        if not raw.value:
+            raise _Refused("empty", "the record has no body; send a JSON object, or cancel with cancelled: true")
+        if len(raw.value) > LARGEST_RECORD:
+            raise _Refused(
+                "too_large",
+                f"the body has {len(raw.value)} bytes, more than the {LARGEST_RECORD} allowed; split the frame",
+            )
+        try:
+            return self._json.decode(raw.value)
+        except RecursionError:
+            raise _Refused("not_json", "the body is nested too deeply to be read; send a plain record") from None
+        except msgspec.ValidationError as error:
+            raise _Refused("wrong_schema", f"{error}; see docs/contract.md for the fields of {SCHEMA}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _Refused("not_json", f"the body is not JSON: {error}") from None
+
+    def _check_place(self, raw: RawRecord, patient: str) -> None:
+        if raw.key is None or raw.key != patient.encode():
+            raise _Refused("key_mismatch", "the record's key is not its field `patient`; use the pseudonym as the key")
+        if self._partition is None:
+            return
+        right = partition_of(raw.key, self._partitions)
+        if right != self._partition:
+            raise _Refused(
+                "wrong_partition",
+                f"this key belongs on partition {right}, not {self._partition}; set the producer's partitioner to "
+                "murmur2 (confluent-kafka: partitioner=murmur2_random)",
+            )
+
+    def _content(self, record: WireRecord) -> Content:
+        payload = record.payload
+        if payload is None:
+            if isinstance(record, TickRecord):
+                return Tick()
+            if _kind(record) == "discharge":
+                return Discharge()
+            raise _Refused(
+                "wrong_schema", "the record has no payload; only a record with cancelled: true may leave it out"
+            )
+        if isinstance(payload, PatientPayload):
+            return self._facts(payload)
+        if isinstance(payload, RegimenPayload):
+            return self._regimen(payload)
+        if isinstance(payload, DosePayload):
+            return self._dose(payload)
+        if isinstance(payload, LabPayload):
+            return self._lab(payload)
+        if isinstance(payload, WearablePayload):
+            return self._frame(payload, to_ns(record.event_time))
+        return Tick() if isinstance(record, TickRecord) else Discharge()
+
+    def _facts(self, payload: PatientPayload) -> PatientFacts:
+        values = {name: self._covariate(name, value) for name, value in sorted(payload.covariates.items())}
+        return PatientFacts(values, dict(sorted(payload.genotype.items())))
+
+    def _covariate(self, name: str, value: Quantity | str | bool) -> CovariateValue:
+        place = f"payload.covariates.{name}"
+        covariate = self._library.covariates.get(name)
+        if covariate is None:
+            known = ", ".join(sorted(self._library.covariates))
+            raise _Refused("unknown_covariate", f"{place}: no such covariate; known are {known}")
+        if isinstance(value, Quantity):
+            if not covariate.units:
+                raise _Refused("wrong_schema", f"{place}: expects {covariate.expects}, got a quantity")
+            number = to_canonical(value.value, value.unit, covariate.units, place)
+            self._bounded(number, covariate.reject_below, covariate.reject_above, covariate.unit, place)
+            return number
+        if covariate.units:
+            raise _Refused("wrong_schema", f'{place}: expects {{"value": number, "unit": "{covariate.unit}"}}')
+        if not covariate.admits(value):
+            raise _Refused("wrong_schema", f"{place} is {value!r}; expects {covariate.expects}")
+        return value
+
+    def _regimen(self, payload: RegimenPayload) -> Regimen:
+        model = self._drug(payload.drug)
+        doses = [
+            PlannedDose(
+                due=to_ns(line.first_due) + round(n * line.every_h * NS_PER_HOUR),
+                amount_mg=self._amount(line.amount, f"payload.lines[{i}].amount"),
+                route=self._route(line.route, model, f"payload.lines[{i}].route"),
+                duration_h=line.duration_h,
+            )
+            for i, line in enumerate(payload.lines)
+            for n in range(line.count)
+        ]
+        return Regimen(payload.drug, tuple(sorted(doses, key=lambda d: (d.due, d.amount_mg))), payload.grace_h)
+
+    def _dose(self, payload: DosePayload) -> Dose:
+        model = self._drug(payload.drug)
+        if payload.status == "missed":
+            return Dose(payload.drug, False, 0.0, "", 0.0, 0.0)
+        if payload.amount is None or payload.route is None:
+            raise _Refused("wrong_schema", "payload.amount and payload.route are required for a dose that was given")
+        return Dose(
+            drug=payload.drug,
+            given=True,
+            amount_mg=self._amount(payload.amount, "payload.amount"),
+            route=self._route(payload.route, model, "payload.route"),
+            duration_h=payload.duration_h,
+            steady_state_interval_h=payload.steady_state_interval_h or 0.0,
+        )
+
+    def _lab(self, payload: LabPayload) -> Lab:
+        analyte = self._library.analyte(payload.analyte)
+        if analyte is None:
+            raise _Refused(
+                "unknown_analyte",
+                f"payload.analyte {payload.analyte!r} is neither a known slug nor a known LOINC code; "
+                "`twin signals` lists what can be sent",
+            )
+        number = to_canonical(payload.value, payload.unit, analyte.units, f"payload.value ({analyte.slug})")
+        self._bounded(number, analyte.reject_below, analyte.reject_above, analyte.unit, "payload.value")
+        return Lab(analyte.slug, number, payload.censored == "below")
+
+    def _frame(self, payload: WearablePayload, event_time: int) -> Frame:
+        signal = self._library.signal(payload.signal)
+        if signal is None:
+            raise _Refused(
+                "unknown_signal",
+                f"payload.signal {payload.signal!r} is not known; `twin signals` lists what can be sent",
+            )
+        to_canonical(0.0, payload.unit, signal.units, f"payload.unit ({signal.slug})")
+        factor = signal.units[payload.unit]
+        values = [None if v is None else v * factor for v in payload.values]
+        times = self._sample_times(payload, event_time)
+        return Frame(signal.slug, fold_frame(values, times, signal))
+
+    def _sample_times(self, payload: WearablePayload, event_time: int) -> list[int]:
+        n = len(payload.values)
+        if payload.offsets_s is not None:
+            offsets = list(payload.offsets_s)
+            if len(offsets) != n:
+                raise _Refused("bad_frame", f"payload.offsets_s has {len(offsets)} entries for {n} values")
+            if max(offsets) > 0:
+                raise _Refused("bad_frame", "payload.offsets_s must not be positive: event_time is the last sample")
+        elif payload.period_s is not None:
+            offsets = [-(n - 1 - i) * payload.period_s for i in range(n)]
+        elif n == 1:
+            offsets = [0.0]
+        else:
+            raise _Refused("bad_frame", f"{n} values need payload.period_s or payload.offsets_s")
+        if min(offsets) < -3600.0:
+            raise _Refused(
+                "bad_frame",
+                f"a sample lies {-min(offsets):.0f} s before event_time; a frame may reach back one hour at most",
+            )
+        return [event_time + round(offset * 1e9) for offset in offsets]
+
+    def _drug(self, drug: str) -> DrugModel:
+        model = self._library.drugs.get(drug)
+        if model is None:
+            known = ", ".join(sorted(self._library.drugs))
+            raise _Refused("unknown_drug", f"payload.drug {drug!r} has no model; known are {known}")
+        return model
+
+    def _amount(self, amount: Quantity, place: str) -> float:
+        number = to_canonical(amount.value, amount.unit, AMOUNT_UNITS, place)
+        if not number > 0.0:
+            raise _Refused("implausible", f"{place} is {amount.value:g} {amount.unit}; a dose is more than nothing")
+        return number
+
+    def _route(self, route: str, model: DrugModel, place: str) -> str:
+        if route == "oral" and model.oral_kind == "none":
+            raise _Refused("unsupported_route", f"{place}: {model.model} describes no oral doses")
+        return route
+
+    def _bounded(self, number: float, low: float | None, high: float | None, unit: str, place: str) -> None:
+        if (low is not None and number < low) or (high is not None and number > high):
+            raise _Refused(
+                "implausible",
+                f"{place} is {number:g} {unit}, outside {'' if low is None else f'{low:g}'} to "
+                f"{'' if high is None else f'{high:g}'}; check the unit, and send a correction",
+            )
+
+
+def to_ns(moment: dt.datetime) -> int:
+    """An aware datetime as UTC nanoseconds, exactly."""
+    return (moment - _EPOCH) // _MICROSECOND * 1000
+
+
+@functools.lru_cache(maxsize=65536)
+def partition_of(key: bytes, partitions: int) -> int:
+    """Kafka's default partitioner (murmur2), as every producer must use it."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+def _kind(record: WireRecord) -> str:
+    return str(record.__struct_config__.tag)
+
+
+def _named(record: WireRecord) -> tuple[Any, ...]:
+    return (record.patient, _kind(record), record.source, record.id, record.revision)
+
+
+__all__ = [
+    "Accepted",
+    "Decoder",
+    "DoseRecord",
+    "LabRecord",
+    "PatientRecord",
+    "RawRecord",
+    "Refusal",
+    "RegimenRecord",
+    "WearableRecord",
+    "partition_of",
+    "to_ns",
+]

@@ -1,0 +1,227 @@
+"""What a twin says of one drug at its watermark: parameters, exposure, risk, and how its forecasts have fared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from twinstate.assimilation.refine import predictive_quantiles
+from twinstate.drug import DrugModel
+from twinstate.errors import CovariateError
+from twinstate.history import Entry, Lab
+from twinstate.library import Library
+from twinstate.outlook import LOOK_BACK_H, Memo, Outlook, fit_levels, look_ahead, residual_of
+from twinstate.pk.course import STRUCTURAL_PARAMETERS
+from twinstate.pk.propagate import solve_points
+from twinstate.risk.assess import Interval, Risk, assess, highest_auc24, interval, peak_concentration
+from twinstate.therapy import Therapy, content_key, therapy_at
+from twinstate.types import hours
+
+PARAMETER_UNITS = ("L/h", "L", "L/h", "L", "1/h", "h", "1", "h")
+
+
+class ParameterEstimate(msgspec.Struct, frozen=True, array_like=True):
+    """One structural parameter of this patient beside the population's typical value for the same covariates."""
+
+    name: str
+    unit: str
+    estimate: Interval
+    typical: float
+
+
+class LevelCheck(msgspec.Struct, frozen=True, array_like=True):
+    """A level beside its forecast as of the instant before it was drawn (levels strictly before it).
+
+    `forecast` is what a new level was expected to read (residual error included); `population` the same without any
+    level of this patient. mg/L.
+    """
+
+    source: str
+    id: str
+    event_time: int
+    observed: float
+    censored: bool
+    levels_before: int
+    forecast: Interval
+    population: Interval
+
+
+class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
+    """One drug of one patient at the watermark.
+
+    Attributes:
+        drug: Drug.
+        model: Model's name.
+        model_digest: SHA-256 of the model's file.
+        state: `live`, `out_of_domain` or `pending`.
+        reason: Sentences behind a state that is not `live`.
+        as_of: UTC ns.
+        levels: Levels assimilated.
+        last_input: Event time of the last dose or level that counts, UTC ns; 0 without one.
+        status: How the fit ended.
+        effective_size: Of the refined posterior's points.
+        eta_names: Random effects, order of the two fields below.
+        eta_mean: Posterior mean of eta.
+        eta_covariance: Posterior covariance of eta, row by row.
+        parameters: Structural parameters.
+        concentration: Now, mg/L.
+        auc24: Over the last 24 h, mg*h/L.
+        ahead_h: Horizon of the two forecasts below, h.
+        peak_ahead: Highest concentration ahead, mg/L.
+        auc24_ahead: Highest AUC24 ahead, mg*h/L.
+        assumes: What the forecast assumed of doses to come.
+        risks: Every threshold.
+        checks: Every level that counts, with its forecast.
+        flags: Data-quality flags.
+    """
+
+    drug: str
+    model: str
+    model_digest: str
+    state: str
+    reason: tuple[str, ...]
+    as_of: int
+    levels: int = 0
+    last_input: int = 0
+    status: str = ""
+    effective_size: float = 0.0
+    eta_names: tuple[str, ...] = ()
+    eta_mean: tuple[float, ...] = ()
+    eta_covariance: tuple[tuple[float, ...], ...] = ()
+    parameters: tuple[ParameterEstimate, ...] = ()
+    concentration: Interval | None = None
+    auc24: Interval | None = None
+    ahead_h: float = 0.0
+    peak_ahead: Interval | None = None
+    auc24_ahead: Interval | None = None
+    assumes: str = ""
+    risks: tuple[Risk, ...] = ()
+    checks: tuple[LevelCheck, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+def horizon_of(model: DrugModel) -> float:
+    """How far ahead this model's thresholds look, h; a day when it has none."""
+    return max((t.horizon_h for t in model.thresholds), default=24.0)
+
+
+def estimate_drug(entries: Sequence[Entry], model: DrugModel, library: Library, as_of: int, memo: Memo) -> DrugEstimate:
+    """Estimate one drug from the history up to `as_of`.
+
+    Args:
+        entries: History in order.
+        model: The drug's model.
+        library: Analytes and signals.
+        as_of: UTC ns.
+        memo: Cache by content.
+
+    Raises:
+        MathsError: The arithmetic failed; the caller quarantines the twin.
+    """
+    try:
+        therapy = therapy_at(entries, model, library, as_of)
+    except CovariateError as missing:
+        return DrugEstimate(model.drug, model.model, model.digest, "pending", (str(missing),), as_of)
+    outlook = look_ahead(therapy, memo, horizon_of(model))
+    horizon = horizon_of(model)
+    weights = outlook.fit.cloud.weights
+    day = round(LOOK_BACK_H / 0.5)
+    last_day = outlook.auc[:, outlook.now] - outlook.auc[:, outlook.grid[0]]
+    return DrugEstimate(
+        drug=model.drug,
+        model=model.model,
+        model_digest=model.digest,
+        state="out_of_domain" if therapy.outside else "live",
+        reason=therapy.outside,
+        as_of=as_of,
+        levels=len(therapy.lab_entries),
+        last_input=_last_input(entries, model, as_of),
+        status=outlook.fit.gaussian.status,
+        effective_size=outlook.fit.cloud.effective_size,
+        eta_names=tuple(model.etas),
+        eta_mean=tuple(outlook.fit.cloud.mean.tolist()),
+        eta_covariance=tuple(tuple(row) for row in outlook.fit.cloud.covariance.tolist()),
+        parameters=_parameters(outlook),
+        concentration=interval(outlook.concentration[:, outlook.grid[day]], weights),
+        auc24=interval(last_day, weights),
+        ahead_h=horizon,
+        peak_ahead=interval(peak_concentration(outlook, horizon), weights),
+        auc24_ahead=interval(highest_auc24(outlook, horizon), weights),
+        assumes=assumption(therapy),
+        risks=tuple(assess(outlook, threshold) for threshold in model.thresholds),
+        checks=tuple(check_level(entries, therapy, library, i, memo) for i in range(len(therapy.lab_entries))),
+        flags=therapy.flags,
+    )
+
+
+def assumption(therapy: Therapy) -> str:
+    """What a forecast takes for granted, in one sentence."""
+    if not therapy.has_plan:
+        return "no regimen is known: no further doses are assumed"
+    if not therapy.planned:
+        return "the regimen has no doses left: no further doses are assumed"
+    return f"the {len(therapy.planned)} planned doses still to come are given when due; covariates stay as they are"
+
+
+def check_level(entries: Sequence[Entry], at_watermark: Therapy, library: Library, level: int, memo: Memo) -> LevelCheck:
+    """Forecast one level as of the instant before its draw: doses and covariates up to it, levels strictly before.
+
+    A dose at the very time of the draw comes after it.
+    """
+    model = at_watermark.model
+    entry = at_watermark.lab_entries[level]
+    assert isinstance(entry.content, Lab)
+    before = therapy_at(entries, model, library, entry.event_time)
+    levels = int(np.searchsorted(before.labs.time_h, hours(entry.event_time), side="left"))
+    at = np.array([hours(entry.event_time)], dtype=np.float64)
+    residual = residual_of(model)
+
+    def forecast(count: int) -> Interval:
+        cloud = fit_levels(before, count, memo).cloud
+        concentration, _ = solve_points(before.given, cloud.points, at)
+        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, (0.5, 0.05, 0.95))
+        return Interval(*(float(q) for q in quantiles))
+
+    def compute() -> LevelCheck:
+        return LevelCheck(
+            source=entry.source,
+            id=entry.id,
+            event_time=entry.event_time,
+            observed=entry.content.value,
+            censored=entry.content.censored,
+            levels_before=levels,
+            forecast=forecast(levels),
+            population=forecast(0),
+        )
+
+    key = content_key(model, before.given, *before.labs, at) + entry.id.encode() + entry.source.encode()
+    return memo.recall(key, compute)
+
+
+def _parameters(outlook: Outlook) -> tuple[ParameterEstimate, ...]:
+    course = outlook.therapy.given
+    weights = outlook.fit.cloud.weights
+    found = []
+    for i, (name, unit) in enumerate(zip(STRUCTURAL_PARAMETERS, PARAMETER_UNITS, strict=True)):
+        typical = float(np.exp(course.log_typical[-1, i]))
+        eta = int(course.eta_index[i])
+        if eta < 0:
+            continue
+        values = np.exp(course.log_typical[-1, i] + outlook.fit.cloud.points[:, eta])
+        found.append(ParameterEstimate(name, unit, interval(values, weights), typical))
+    return tuple(found)
+
+
+def _last_input(entries: Sequence[Entry], model: DrugModel, as_of: int) -> int:
+    times = [
+        e.event_time
+        for e in entries
+        if e.event_time <= as_of
+        and (
+            (e.kind == "dose" and getattr(e.content, "drug", "") == model.drug)
+            or (e.kind == "lab" and getattr(e.content, "analyte", "") == model.analyte)
+        )
+    ]
+    return max(times, default=0)

@@ -1,0 +1,135 @@
+"""One drug of one patient, as of one moment: the fit to its levels and the exposure simulated ahead."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
+from twinstate.assimilation.refine import Cloud, refine
+from twinstate.drug import DrugModel
+from twinstate.errors import MathsError
+from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
+from twinstate.pk.propagate import solve_points
+from twinstate.therapy import Therapy, before_last_level, content_key, with_planned
+from twinstate.types import NS_PER_HOUR, Times, Trajectories, hours
+
+T = TypeVar("T")
+
+STEP_H = 0.5
+LOOK_BACK_H = 24.0
+# Read a peak just after the dose: a level at the very time of a dose is the one before it.
+JUST_AFTER_H = 1e-6
+INPUT_DURATION = STRUCTURAL_PARAMETERS.index("input_duration")
+LAG = STRUCTURAL_PARAMETERS.index("lag")
+
+
+class Memo:
+    """A bounded cache keyed by content: dropping it at any time changes no result."""
+
+    def __init__(self, size: int = 16) -> None:
+        self._kept: OrderedDict[bytes, object] = OrderedDict()
+        self._size = size
+
+    def recall(self, key: bytes, compute: Callable[[], T]) -> T:
+        """The remembered result of `compute` for this key, computing it once."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]  # type: ignore[return-value]  # one key, one kind of result
+        result = compute()
+        self._kept[key] = result
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+        return result
+
+
+class Fit(NamedTuple):
+    """Posterior of the log-parameters: the Gaussian of the iterated update, and its refined points."""
+
+    gaussian: Gaussian
+    cloud: Cloud
+
+
+class Outlook(NamedTuple):
+    """Exposure around `as_of`.
+
+    Attributes:
+        therapy: What was known.
+        fit: Posterior that was simulated.
+        times_h: Hours since 1970, ascending, shape (times,), from 24 h before to `horizon_h` after.
+        grid: Positions in `times_h` of the half-hourly grid, shape (48 + 2 * horizon_h + 1,); entry 48 is now.
+        concentration: mg/L, shape (points, times).
+        auc: mg*h/L since the first dose, shape (points, times).
+    """
+
+    therapy: Therapy
+    fit: Fit
+    times_h: Times
+    grid: NDArray[np.int64]
+    concentration: Trajectories
+    auc: Trajectories
+
+    @property
+    def now(self) -> int:
+        """Position of `as_of` in `times_h`."""
+        return int(self.grid[round(LOOK_BACK_H / STEP_H)])
+
+
+def residual_of(model: DrugModel) -> Residual:
+    """The model's residual error as the kernels take it."""
+    return Residual(model.residual.proportional, model.residual.additive_mg_L)
+
+
+def fit_levels(therapy: Therapy, levels: int, memo: Memo) -> Fit:
+    """Fit the first `levels` levels of a therapy, always from the prior.
+
+    Raises:
+        MathsError: The fit is not finite.
+    """
+    model = therapy.model
+    course, labs = before_last_level(therapy, levels)
+
+    def compute() -> Fit:
+        residual = residual_of(model)
+        gaussian = assimilate_record(course, labs, model.omega, residual)
+        cloud = refine(course, labs, model.omega, residual, gaussian)
+        if not (np.isfinite(cloud.mean).all() and np.isfinite(cloud.covariance).all() and cloud.effective_size > 0):
+            raise MathsError(f"the fit of {levels} levels to {model.model} is not finite")
+        return Fit(gaussian, cloud)
+
+    if levels == 0:  # the prior itself: no course, no level enters
+        return memo.recall(f"prior {model.digest}".encode(), compute)
+    return memo.recall(content_key(model, course, *labs), compute)
+
+
+def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float) -> Outlook:
+    """Simulate what was given and what is planned, 24 h back and `horizon_h` ahead.
+
+    Raises:
+        MathsError: A trajectory is not finite.
+    """
+    fit = fit_levels(therapy, len(therapy.labs.time_h), memo)
+    course = with_planned(therapy, therapy.as_of + int(horizon_h * NS_PER_HOUR))
+    now = hours(therapy.as_of)
+    steps = np.arange(-round(LOOK_BACK_H / STEP_H), round(horizon_h / STEP_H) + 1)
+    grid_h = now + STEP_H * steps
+    peaks = _ends_of_doses(course)
+    peaks = peaks[(peaks > now) & (peaks < grid_h[-1])]
+    times_h = np.unique(np.concatenate([grid_h, peaks]))
+    concentration, auc = solve_points(course, fit.cloud.points, times_h)
+    if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
+        raise MathsError(f"the simulated exposure of {therapy.model.model} is not finite")
+    return Outlook(therapy, fit, times_h, np.searchsorted(times_h, grid_h), concentration, auc)
+
+
+def _ends_of_doses(course: Course) -> Times:
+    """Where the concentration of a parenteral or zero-order dose peaks, just after its end."""
+    typical = np.exp(course.log_typical[-1])
+    length = np.where(course.dose_route == INTO_CENTRAL, course.dose_duration_h, 0.0)
+    length = np.where(course.dose_route == ZERO_ORDER_ORAL, typical[LAG] + typical[INPUT_DURATION], length)
+    return np.asarray(course.dose_time_h + length + JUST_AFTER_H, dtype=np.float64)

@@ -1,0 +1,79 @@
+"""From simulated exposure to the probability of a threshold being crossed.
+
+A metric is one function and one row of `METRICS`: it turns an outlook into one number a point of the posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstate.assimilation.refine import weighted_quantile
+from twinstate.drug import Threshold
+from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook
+
+
+class Interval(NamedTuple):
+    """Median and the 5 % and 95 % quantiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Risk(NamedTuple):
+    """Probability that a threshold is crossed within its horizon.
+
+    Attributes:
+        threshold: Name of the threshold's row.
+        probability: Of crossing.
+        error: Monte-Carlo standard error of the probability.
+        metric: Distribution of the metric, in the threshold's unit.
+    """
+
+    threshold: str
+    probability: float
+    error: float
+    metric: Interval
+
+
+def interval(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
+    """Median and 90 % interval of weighted values, shape (points,)."""
+    return Interval(*(weighted_quantile(values, weights, q) for q in (0.5, 0.05, 0.95)))
+
+
+def peak_concentration(outlook: Outlook, horizon_h: float) -> NDArray[np.float64]:
+    """Highest concentration from now to the horizon, mg/L, shape (points,)."""
+    ahead = slice(outlook.now, _until(outlook, horizon_h))
+    return np.asarray(outlook.concentration[:, ahead].max(axis=1))
+
+
+def highest_auc24(outlook: Outlook, horizon_h: float) -> NDArray[np.float64]:
+    """Highest AUC over 24 h among those that end between now and the horizon, mg*h/L, shape (points,)."""
+    day = round(LOOK_BACK_H / STEP_H)
+    ends = outlook.grid[day : day + round(horizon_h / STEP_H) + 1]
+    starts = outlook.grid[: len(ends)]
+    return np.asarray((outlook.auc[:, ends] - outlook.auc[:, starts]).max(axis=1))
+
+
+METRICS: dict[str, Callable[[Outlook, float], NDArray[np.float64]]] = {
+    "concentration": peak_concentration,
+    "auc24": highest_auc24,
+}
+
+
+def assess(outlook: Outlook, threshold: Threshold) -> Risk:
+    """Probability that exposure crosses a threshold within its horizon."""
+    values = METRICS[threshold.metric](outlook, threshold.horizon_h)
+    weights = outlook.fit.cloud.weights
+    probability = float(np.where(values > threshold.limit, weights, 0.0).sum())
+    error = float(np.sqrt(max(probability * (1.0 - probability), 0.0) / outlook.fit.cloud.effective_size))
+    return Risk(threshold.name, probability, error, interval(values, weights))
+
+
+def _until(outlook: Outlook, horizon_h: float) -> int:
+    last = outlook.grid[round((LOOK_BACK_H + horizon_h) / STEP_H)]
+    return int(last) + 1

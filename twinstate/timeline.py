@@ -1,0 +1,246 @@
+"""One patient's accepted records in event time: watermark, lateness, duplicates, corrections.
+
+The watermark is the largest event time of the winning, uncancelled records. It decides what is too late, what is
+settled and how far risk has been evaluated; no other clock exists here. The time at which the broker appended a
+record decides one thing only: whether the record claims to come from the future.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from twinstate.assimilation.windows import add_window, remove_window
+from twinstate.history import Entry, Frame, Identity, Window
+from twinstate.types import NS_PER_HOUR
+
+
+@dataclass(frozen=True)
+class TimeRules:
+    """How late, how far ahead and how long (all in nanoseconds); from `config/risk.yaml`."""
+
+    late: int
+    late_wearable: int
+    revise: int
+    revise_wearable: int
+    future: int
+    settled: int
+
+    def lateness(self, kind: str) -> int:
+        """Limit behind the watermark for a record seen for the first time."""
+        return self.late_wearable if kind == "wearable" else self.late
+
+    def revision(self, kind: str) -> int:
+        """Limit behind the watermark for a correction or a cancellation."""
+        return self.revise_wearable if kind == "wearable" else self.revise
+
+
+class Outcome(enum.StrEnum):
+    """What became of a record."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"
+    SUPERSEDED = "superseded"
+    LATE = "late"
+    FUTURE = "future"
+
+
+class Verdict(NamedTuple):
+    """An outcome, and why in one sentence where a person will ask."""
+
+    outcome: Outcome
+    reason: str
+
+
+# A weight or a genotype holds until another is told, however long ago it was said.
+LASTING_KINDS = ("patient", "discharge")
+
+
+class WindowKey(NamedTuple):
+    """A window's share brought by frames whose event time lies in one UTC hour.
+
+    A frame counts from its own event time on, although its samples may fall in a window that ended before it; keeping
+    the shares apart by the hour's end keeps "what was known at 14:00" answerable for ever.
+    """
+
+    release: int  # end of the UTC hour that holds the frame's event time, ns
+    index: int  # number of the 5-minute window since 1970
+
+
+def hour_end(event_time: int) -> int:
+    """End of the UTC hour that holds this event time; an event at a full hour belongs to the hour it ends."""
+    return -(-event_time // NS_PER_HOUR) * NS_PER_HOUR
+
+
+@dataclass
+class Timeline:
+    """What has been accepted for one patient.
+
+    Attributes:
+        entries: Winning records but frames, by identity, tombstones included.
+        frames: Recent winning frames by identity, kept while a revision may still come.
+        windows: Folded samples by signal.
+        watermark: UTC ns; None before the first record.
+    """
+
+    entries: dict[Identity, Entry] = field(default_factory=dict)
+    frames: dict[Identity, Entry] = field(default_factory=dict)
+    windows: dict[str, dict[WindowKey, Window]] = field(default_factory=dict)
+    watermark: int | None = None
+    _ordered: list[Entry] | None = None
+
+    def known(self, identity: Identity) -> Entry | None:
+        """The entry that wins for this identity so far."""
+        return self.frames.get(identity) if identity.kind == "wearable" else self.entries.get(identity)
+
+    @property
+    def pending(self) -> bool:
+        """No patient record has told who this is."""
+        return not any(e.kind == "patient" and not e.cancelled for e in self.entries.values())
+
+    def in_order(self) -> list[Entry]:
+        """Winning, uncancelled records but frames, in event time."""
+        if self._ordered is None:
+            self._ordered = sorted((e for e in self.entries.values() if not e.cancelled), key=lambda e: e.place)
+        return self._ordered
+
+    def judge(self, entry: Entry, append_time: int, rules: TimeRules, *, backfill: bool) -> Verdict:
+        """Decide whether a record is accepted; the timeline does not change.
+
+        Args:
+            entry: The record's entry.
+            append_time: When the broker appended it, UTC ns.
+            rules: Limits.
+            backfill: The record carries the header `twin-backfill`: history, or a redrive.
+        """
+        if entry.event_time - append_time > rules.future:
+            ahead = (entry.event_time - append_time) / 60e9
+            return Verdict(
+                Outcome.FUTURE,
+                f"event_time is {ahead:.1f} min ahead of the broker's clock, more than the "
+                f"{rules.future / 60e9:.0f} min allowed; set the sender's clock and send the record again",
+            )
+        old = self.known(entry.identity)
+        if old is not None and entry.rank == old.rank:
+            return Verdict(Outcome.DUPLICATE, "same identity, revision and bytes as an accepted record")
+        if old is not None and entry.rank < old.rank:
+            return Verdict(Outcome.SUPERSEDED, f"revision {old.revision} of this record is already accepted")
+        if self.watermark is None or self.pending:
+            return Verdict(Outcome.APPLIED, "")
+        if entry.revision == 0:
+            limit = rules.revision(entry.kind) if backfill else rules.lateness(entry.kind)
+            oldest = entry.event_time
+        else:
+            limit = rules.revision(entry.kind)
+            oldest = entry.event_time if old is None else min(entry.event_time, old.event_time)
+        behind = self.watermark - oldest
+        if behind > limit:
+            what = "first revision" if entry.revision == 0 else f"revision {entry.revision}"
+            return Verdict(
+                Outcome.LATE,
+                f"{behind / NS_PER_HOUR:.2f} h behind the patient's watermark; a {what} of kind {entry.kind} may come "
+                f"{limit / NS_PER_HOUR:g} h behind it at most; send history with the header twin-backfill",
+            )
+        return Verdict(Outcome.APPLIED, "")
+
+    def accept(self, entry: Entry) -> int | None:
+        """Let an entry that was judged `APPLIED` win.
+
+        Returns:
+            The earliest event time (UTC ns) whose view of the patient changed; None when none did (a tombstone for a
+            record never seen).
+        """
+        old = self.known(entry.identity)
+        touched = [_takes_effect(e) for e in (old, entry) if e is not None and not e.cancelled]
+        if entry.kind == "wearable":
+            self._replace_frame(old, entry)
+        else:
+            self.entries[entry.identity] = entry
+            if old is not None and not old.cancelled:
+                self._ordered = None
+            elif self._ordered is not None and not entry.cancelled:
+                bisect.insort(self._ordered, entry, key=lambda e: e.place)
+        if old is not None and not old.cancelled:
+            self.watermark = max((e.event_time for e in self._counting()), default=None)
+        elif not entry.cancelled:
+            self.watermark = max(entry.event_time, self.watermark or entry.event_time)
+        return min(touched, default=None)
+
+    def points(self) -> list[int]:
+        """Evaluation points up to the watermark, ascending: fixed in event time, whatever the arrival."""
+        if self.watermark is None:
+            return []
+        times = {e.event_time for e in self.in_order()}
+        for shares in self.windows.values():
+            times.update(key.release for key in shares if key.release <= self.watermark)
+        return sorted(times)
+
+    def counted_windows(self, signal: str, as_of: int, keep: int, *, whole: bool) -> dict[int, Window]:
+        """The windows of a signal that count at a time, by window index, ascending.
+
+        Args:
+            signal: Slug of the channel.
+            as_of: UTC ns.
+            keep: How far back they count, ns.
+            whole: True takes every frame accepted so far (the live estimate at the watermark), False only frames up to
+                the last full hour (evaluation points).
+        """
+        merged: dict[int, Window] = {}
+        horizon = hour_end(as_of) if whole else as_of
+        for key, share in sorted(self.windows.get(signal, {}).items()):
+            if as_of - keep < key.release <= horizon:
+                known = merged.get(key.index)
+                merged[key.index] = share if known is None else add_window(known, share)
+        return dict(sorted(merged.items()))
+
+    def prune(self, keep: int, keep_windows: dict[str, int], rules: TimeRules) -> int | None:
+        """Forget what can neither count nor be revised any more.
+
+        Args:
+            keep: Longest time any model looks back at records, ns.
+            keep_windows: The same by signal for windows, ns; a signal without a model is kept one day.
+            rules: How long a revision may come.
+
+        Returns:
+            The horizon (UTC ns) before which records are gone; None while there is no watermark.
+        """
+        if self.watermark is None:
+            return None
+        horizon = self.watermark - keep - rules.revise
+        gone = [i for i, e in self.entries.items() if e.event_time < horizon and e.kind not in LASTING_KINDS]
+        for identity in gone:
+            del self.entries[identity]
+        if gone:
+            self._ordered = None
+        revisable = self.watermark - rules.revise_wearable
+        for identity in [i for i, e in self.frames.items() if e.event_time < revisable]:
+            del self.frames[identity]
+        for signal, shares in self.windows.items():
+            oldest = self.watermark - keep_windows.get(signal, 24 * NS_PER_HOUR) - rules.late - rules.revise_wearable
+            for key in [k for k in shares if k.release < oldest]:
+                del shares[key]
+        return horizon
+
+    def _counting(self) -> Iterator[Entry]:
+        for entries in (self.entries, self.frames):
+            yield from (e for e in entries.values() if not e.cancelled)
+
+    def _replace_frame(self, old: Entry | None, entry: Entry) -> None:
+        for frame_entry, change in ((old, remove_window), (entry, add_window)):
+            if frame_entry is None or not isinstance(frame_entry.content, Frame):
+                continue
+            shares = self.windows.setdefault(frame_entry.content.signal, {})
+            for share in frame_entry.content.windows:
+                key = WindowKey(hour_end(frame_entry.event_time), share.index)
+                empty = Window(share.index, 0, 0, 0, (), 0)
+                shares[key] = change(shares.get(key, empty), share)
+                if shares[key] == empty:
+                    del shares[key]
+        self.frames[entry.identity] = entry
+
+
+def _takes_effect(entry: Entry) -> int:
+    return hour_end(entry.event_time) if entry.kind == "wearable" else entry.event_time

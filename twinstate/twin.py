@@ -1,0 +1,327 @@
+"""One patient's twin: records in, transitions out, and the bytes it is kept as.
+
+`Twin` is the hot object a worker keeps in memory. Everything in it but the timeline, the announcements and the
+opening episodes is derived, so a twin thrown away and thawed from its bytes goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from twinstate.errors import CovariateError, MathsError
+from twinstate.estimate import DrugEstimate, assumption, estimate_drug, horizon_of
+from twinstate.history import Entry, Window
+from twinstate.library import Library
+from twinstate.outlook import Memo, look_ahead
+from twinstate.risk.assess import assess
+from twinstate.risk.episodes import (
+    Announcement,
+    Decision,
+    Episode,
+    PointRisk,
+    Transition,
+    announce,
+    tell_story,
+)
+from twinstate.therapy import drugs_of, therapy_at, until
+from twinstate.timeline import Outcome, Timeline, Verdict, WindowKey, hour_end
+from twinstate.types import NS_PER_HOUR
+
+FORMAT = 1
+
+
+class StandingEpisode(msgspec.Struct, frozen=True, array_like=True):
+    """An episode that stands at the watermark."""
+
+    id: str
+    drug: str
+    threshold: str
+    severity: str
+    crossing: int
+
+
+class TwinDocument(msgspec.Struct, frozen=True, array_like=True):
+    """The canonical twin: a pure function of its accepted records, the library and the watermark.
+
+    Its bytes are what digests compare. Times in UTC ns.
+    """
+
+    format: int
+    patient: str
+    state: str
+    reason: tuple[str, ...]
+    watermark: int
+    entries: tuple[Entry, ...]
+    windows: dict[str, tuple[tuple[int, Window], ...]]
+    estimates: tuple[DrugEstimate, ...]
+    standing: tuple[StandingEpisode, ...]
+    quality: tuple[str, ...]
+
+
+class TwinMemory(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker needs beside the canonical twin to go on: never digested."""
+
+    frames: tuple[Entry, ...]
+    announced: tuple[Announcement, ...]
+    decisions: tuple[Decision, ...]
+    opening: tuple[Episode, ...]
+    settled_revised: int
+
+
+class StoredTwin(NamedTuple):
+    """The two parts a twin is kept as."""
+
+    canonical: bytes
+    rest: bytes
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything but records that a twin depends on: the library (with its policy) and the events' source."""
+
+    library: Library
+    source: str
+
+
+@dataclass
+class Twin:
+    """A patient's twin in a worker's memory."""
+
+    patient: str
+    timeline: Timeline = field(default_factory=Timeline)
+    decisions: list[Decision] = field(default_factory=list)
+    announced: dict[str, Announcement] = field(default_factory=dict)
+    opening: tuple[Episode, ...] = ()
+    settled_revised: int = 0
+    story: list[Episode] = field(default_factory=list)
+    memo: Memo = field(default_factory=lambda: Memo(96))
+
+    def take(
+        self, entry: Entry, append_time: int, rules: Rules, *, backfill: bool
+    ) -> tuple[Verdict, list[Transition]]:
+        """Judge one record, and when it is accepted follow what it changes.
+
+        Returns:
+            The verdict, and the transitions that applying this one record causes, in order.
+        """
+        times = rules.library.policy.times
+        verdict = self.timeline.judge(entry, append_time, times, backfill=backfill)
+        if verdict.outcome is not Outcome.APPLIED:
+            return verdict, []
+        watermark = self.timeline.watermark
+        since = self.timeline.accept(entry)
+        if since is None:
+            return verdict, []
+        if watermark is not None and since < watermark - times.settled:
+            self.settled_revised += 1
+        if entry.kind == "wearable" and self._no_point_between(watermark, since):
+            return verdict, []
+        return verdict, self.follow(since, rules)
+
+    def follow(self, since: int, rules: Rules) -> list[Transition]:
+        """Evaluate every point from `since` on (and any that failed), tell the story again, say what is new."""
+        kept = {d.at: d for d in self.decisions if d.at < since and not d.failure}
+        away = self._absences()
+        decisions: list[Decision] = []
+        for at in self.timeline.points():
+            if any(start < at and (end is None or at < end) for start, end in away):
+                continue
+            known = kept.get(at)
+            if known is None:
+                left = any(start == at for start, _ in away)
+                known = Decision(at, (), discharged=True) if left else self._decide(at, decisions, rules)
+            decisions.append(known)
+        self.decisions = decisions
+        self.story = tell_story(decisions, rules.library.policy, rules.source, self.patient, self.opening)
+        transitions, self.announced = announce(self.story, self.announced)
+        return transitions
+
+    def freeze(self, rules: Rules) -> StoredTwin:
+        """Estimate every drug at the watermark and give the twin as bytes."""
+        return StoredTwin(*(encode(part) for part in self.describe(rules)))
+
+    def describe(self, rules: Rules) -> tuple[TwinDocument, TwinMemory]:
+        """The canonical document and the memory beside it."""
+        self._prune(rules)
+        timeline = self.timeline
+        watermark = timeline.watermark if timeline.watermark is not None else 0
+        estimates, failure = self._estimate(rules, watermark)
+        state, reason = self._state(estimates, failure)
+        document = TwinDocument(
+            format=FORMAT,
+            patient=self.patient,
+            state=state,
+            reason=reason,
+            watermark=watermark,
+            entries=tuple(sorted(timeline.entries.values(), key=lambda e: (e.place, e.cancelled))),
+            windows={
+                signal: tuple((key.release, share) for key, share in sorted(shares.items()))
+                for signal, shares in sorted(timeline.windows.items())
+                if shares
+            },
+            estimates=estimates,
+            standing=tuple(
+                StandingEpisode(e.id, e.drug, e.threshold, e.severity, e.crossing)
+                for e in self.story
+                if e.ended is None
+            ),
+            quality=self._quality(estimates, rules),
+        )
+        memory = TwinMemory(
+            frames=tuple(sorted(timeline.frames.values(), key=lambda e: e.place)),
+            announced=tuple(sorted(self.announced.values(), key=lambda a: (a.episode.crossing, a.episode.id))),
+            decisions=tuple(self.decisions),
+            opening=self.opening,
+            settled_revised=self.settled_revised,
+        )
+        return document, memory
+
+    def _decide(self, at: int, before: list[Decision], rules: Rules) -> Decision:
+        """Assess every threshold of every drug at one point."""
+        library = rules.library
+        entries = until(self.timeline.in_order(), at)
+        risks: list[PointRisk] = []
+        try:
+            for drug in drugs_of(entries, library):
+                model = library.drugs[drug]
+                if not model.thresholds:
+                    continue
+                try:
+                    therapy = therapy_at(entries, model, library, at)
+                except CovariateError:
+                    continue
+                outlook = look_ahead(therapy, self.memo, horizon_of(model))
+                for threshold in model.thresholds:
+                    risk = assess(outlook, threshold)
+                    risks.append(
+                        PointRisk(
+                            drug=drug,
+                            threshold=threshold.name,
+                            version=str(threshold.version),
+                            probability=risk.probability,
+                            error=risk.error,
+                            median=risk.metric.median,
+                            low=risk.metric.low,
+                            high=risk.metric.high,
+                            capped=bool(therapy.outside),
+                            planned=therapy.has_plan,
+                            levels=len(therapy.lab_entries),
+                        )
+                    )
+        except (MathsError, ArithmeticError, ValueError) as failure:
+            kept = before[-1].risks if before else ()
+            return Decision(at, kept, failure=str(failure))
+        return Decision(at, tuple(risks))
+
+    def _estimate(self, rules: Rules, watermark: int) -> tuple[tuple[DrugEstimate, ...], str]:
+        entries = until(self.timeline.in_order(), watermark)
+        library = rules.library
+        try:
+            return (
+                tuple(
+                    estimate_drug(entries, library.drugs[drug], library, watermark, self.memo)
+                    for drug in drugs_of(entries, library)
+                ),
+                "",
+            )
+        except (MathsError, ArithmeticError, ValueError) as failure:
+            return (), str(failure)
+
+    def _state(self, estimates: tuple[DrugEstimate, ...], failure: str) -> tuple[str, tuple[str, ...]]:
+        if failure:
+            return "quarantined", (failure,)
+        if self.timeline.pending:
+            return "pending", ("no patient record has been accepted yet",)
+        away = self._absences()
+        if away and away[-1][1] is None:
+            return "discharged", ()
+        for state in ("pending", "out_of_domain"):
+            reasons = [sentence for e in estimates if e.state == state for sentence in e.reason]
+            if reasons:
+                return state, tuple(reasons)
+        return "live", ()
+
+    def _quality(self, estimates: tuple[DrugEstimate, ...], rules: Rules) -> tuple[str, ...]:
+        flags = {f"{e.drug}:{flag}" for e in estimates for flag in e.flags}
+        modelled = {m.channel.signal for m in rules.library.drugs.values() if m.channel is not None}
+        flags |= {f"{signal}:unmodelled" for signal, s in self.timeline.windows.items() if s and signal not in modelled}
+        away = self._absences()
+        if any(s < e.event_time < (end or e.event_time + 1) for s, end in away for e in self.timeline.in_order()):
+            flags.add("after_discharge")
+        return tuple(sorted(flags))
+
+    def _absences(self) -> list[tuple[int, int | None]]:
+        """Stretches from a discharge to the patient record that re-admits; None while the patient is away."""
+        away: list[tuple[int, int | None]] = []
+        for entry in self.timeline.in_order():
+            gone = bool(away) and away[-1][1] is None
+            if entry.kind == "discharge" and not gone:
+                away.append((entry.event_time, None))
+            elif entry.kind == "patient" and gone:
+                away[-1] = (away[-1][0], entry.event_time)
+        return away
+
+    def _no_point_between(self, watermark: int | None, since: int) -> bool:
+        """A frame that neither reaches the end of an hour nor comes late touches no evaluation point."""
+        now = self.timeline.watermark
+        if watermark is None or now is None:
+            return False
+        failed = bool(self.decisions) and bool(self.decisions[-1].failure)
+        return not failed and since > now >= watermark and hour_end(watermark + 1) > now
+
+    def _prune(self, rules: Rules) -> None:
+        library = rules.library
+        channels = [m.channel for m in library.drugs.values() if m.channel is not None]
+        keep = int(max((m.keep_h for m in library.drugs.values()), default=0.0) * NS_PER_HOUR)
+        keep_windows = {c.signal: int(c.keep_h * NS_PER_HOUR) for c in channels}
+        horizon = self.timeline.prune(keep, keep_windows, library.policy.times)
+        if horizon is None or not self.decisions or self.decisions[0].at >= horizon:
+            return
+        old = [d for d in self.decisions if d.at < horizon]
+        past = tell_story(old, library.policy, rules.source, self.patient, self.opening)
+        self.opening = tuple(e for e in past if e.ended is None)
+        self.decisions = [d for d in self.decisions if d.at >= horizon]
+        living = {e.id for e in self.opening}
+        self.announced = {
+            i: a for i, a in self.announced.items() if a.episode.crossing >= horizon or i in living
+        }
+
+
+def thaw(stored: StoredTwin, rules: Rules) -> Twin:
+    """Bring a twin back from its bytes.
+
+    Raises:
+        msgspec.ValidationError: The bytes were written in another format.
+    """
+    document = msgspec.msgpack.decode(stored.canonical, type=TwinDocument)
+    memory = msgspec.msgpack.decode(stored.rest, type=TwinMemory)
+    timeline = Timeline(
+        entries={e.identity: e for e in document.entries},
+        frames={e.identity: e for e in memory.frames},
+        windows={
+            signal: {WindowKey(release, share.index): share for release, share in shares}
+            for signal, shares in document.windows.items()
+        },
+        watermark=document.watermark or None,
+    )
+    twin = Twin(
+        patient=document.patient,
+        timeline=timeline,
+        decisions=list(memory.decisions),
+        announced={a.episode.id: a for a in memory.announced},
+        opening=memory.opening,
+        settled_revised=memory.settled_revised,
+    )
+    twin.story = tell_story(twin.decisions, rules.library.policy, rules.source, twin.patient, twin.opening)
+    return twin
+
+
+def encode(part: TwinDocument | TwinMemory) -> bytes:
+    """Deterministic bytes of a document: same values, same bytes."""
+    return msgspec.msgpack.encode(part, order="deterministic")
+
+
+__all__ = ["Rules", "StoredTwin", "Twin", "TwinDocument", "TwinMemory", "assumption", "encode", "thaw"]
