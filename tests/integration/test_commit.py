@@ -1,0 +1,473 @@
+"""The commit protocol's scripts on a real Redis: every answer, and a small model of the whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from streams.adapters.redis_store import RedisStore, StoreLimits, connect
+from streams.embedded import EmbeddedRedis
+from streams.ports import (
+    Answer,
+    BatchOutcome,
+    Claim,
+    Lease,
+    Outgoing,
+    Recalled,
+    StaleClaimError,
+    StoredTwin,
+    StoreRefusedError,
+    StoreUnavailableError,
+    Verdict,
+)
+
+PARTITION = 3
+LIMITS = StoreLimits(outbox_messages=4, lease_ms=60_000)
+
+
+class Desk:
+    """A store driven from plain functions: one event loop, kept over calls."""
+
+    def __init__(self, url: str, limits: StoreLimits = LIMITS) -> None:
+        self.runner = asyncio.Runner()
+        self.client = connect(url)
+        self.store = RedisStore(self.client, "ward", limits)
+
+    def close(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.close()
+
+    def check(self) -> None:
+        self.runner.run(self.store.check())
+
+    def acquire(
+        self, owner: str = "a", generation: int = 1, start: int = 0, fingerprint: str = "f1"
+    ) -> Lease:
+        claim = Claim(generation, owner, f"instance-{owner}", fingerprint)
+        return self.runner.run(self.store.acquire(PARTITION, claim, start))
+
+    def apply(
+        self,
+        lease: Lease,
+        begin: int,
+        end: int,
+        outcome: BatchOutcome | None = None,
+        versions: dict[str, int] | None = None,
+    ) -> Answer:
+        return self.runner.run(self.store.apply(lease, begin, end, outcome or BatchOutcome(), versions or {}))
+
+    def ack(self, lease: Lease, last_id: str, topic_position: int | None = None) -> bool:
+        return self.runner.run(self.store.ack(lease, "risk", last_id, topic_position))
+
+    def recall(self, *patients: str) -> dict[str, Recalled]:
+        return self.runner.run(self.store.recall(PARTITION, patients))
+
+    def waiting(self, outbox: str = "risk") -> list[str]:
+        name = "risk" if outbox == "risk" else "dead_letters"
+        return [entry.id for entry in self.runner.run(self.store.pending(PARTITION, name, 100))]  # type: ignore[arg-type]
+
+    def position(self) -> int:
+        meta, _ = self.runner.run(self.store.read_standing(PARTITION))
+        assert meta is not None
+        return meta.position
+
+
+@pytest.fixture
+def desk(redis_client: redis.Redis, redis_server: EmbeddedRedis) -> Iterator[Desk]:
+    """Drive a store on the session's emptied Redis."""
+    desk = Desk(redis_server.url)
+    yield desk
+    desk.close()
+
+
+def twin(number: int) -> StoredTwin:
+    return StoredTwin(b"canonical-%d" % number, b"rest-%d" % number)
+
+
+def risk(identifier: str, value: bytes | None = b"event") -> Outgoing:
+    return Outgoing(identifier, "risk", b"p", (("ce_id", b"x"),), value)
+
+
+def dead(identifier: str) -> Outgoing:
+    return Outgoing(identifier, "dead_letters", b"p", (), b"bad")
+
+
+def everything(redis_client: redis.Redis) -> dict[bytes, bytes | None]:
+    """Every byte Redis holds, by key."""
+    return {key: redis_client.dump(key) for key in redis_client.keys("*")}  # type: ignore[misc]
+
+
+def test_first_acquire_starts_at_the_given_position_and_counts_epochs(desk: Desk) -> None:
+    assert (desk.acquire(start=17).position, desk.acquire(start=99).position) == (17, 17)
+    assert desk.acquire().epoch == 3
+
+
+def test_applied_batch_is_read_back_whole(desk: Desk) -> None:
+    lease = desk.acquire()
+    outcome = BatchOutcome(
+        twins={"p1": twin(1), "p2": twin(2)},
+        standing={"p1": b"[1]"},
+        index={"p1": b"{}", "p2": b"{}"},
+        outgoing=[risk("4-1"), risk("4-2", None), dead("5-1")],
+        counts={"applied": 6},
+        trace=b"lines",
+    )
+    assert desk.apply(lease, 0, 6, outcome) == Answer(Verdict.OK, 6)
+    assert desk.recall("p1", "p3") == {"p1": Recalled(twin(1), 1), "p3": Recalled(None, 0)}
+    run, store = desk.runner.run, desk.store
+    meta, standing = run(store.read_standing(PARTITION))
+    assert meta is not None
+    assert (meta.position, meta.fingerprint, standing) == (6, "f1", {"p1": b"[1]"})
+    assert run(store.read_index(PARTITION))[1].keys() == {"p1", "p2"}
+    assert run(store.read_counters(PARTITION))[1] == {"applied": 6}
+    first, second = run(store.pending(PARTITION, "risk", 10))
+    assert (first.id, first.value, first.headers) == ("4-1", b"event", (("ce_id", b"x"),))
+    assert (second.id, second.value) == ("4-2", None)
+    assert desk.waiting("dead_letters") == ["5-1"]
+    assert [(entry.begin, entry.end) for entry in run(store.audit(PARTITION))] == [(0, 6)]
+
+
+def test_empty_row_removes_the_standing_episodes(desk: Desk) -> None:
+    lease = desk.acquire()
+    desk.apply(lease, 0, 1, BatchOutcome(standing={"p1": b"[1]"}))
+    desk.apply(lease, 1, 2, BatchOutcome(standing={"p1": b""}))
+    assert desk.runner.run(desk.store.read_standing(PARTITION))[1] == {}
+
+
+def test_ten_thousand_twins_fit_one_batch(desk: Desk) -> None:
+    lease = desk.acquire()
+    outcome = BatchOutcome(twins={f"p{n}": twin(n) for n in range(10_000)})
+    assert desk.apply(lease, 0, 10_000, outcome).verdict is Verdict.OK
+    assert desk.recall("p9999")["p9999"] == Recalled(twin(9999), 1)
+
+
+def test_batch_applied_twice_answers_ahead_and_changes_nothing(desk: Desk, redis_client: redis.Redis) -> None:
+    lease = desk.acquire()
+    outcome = BatchOutcome(twins={"p1": twin(1)}, outgoing=[risk("0-1")], counts={"applied": 1})
+    desk.apply(lease, 0, 1, outcome)
+    before = everything(redis_client)
+    assert desk.apply(lease, 0, 1, outcome) == Answer(Verdict.AHEAD, 1)
+    assert everything(redis_client) == before
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "outcome", "versions", "answer"),
+    [
+        (4, 6, BatchOutcome(), {}, Answer(Verdict.AHEAD, 5)),
+        (6, 7, BatchOutcome(), {}, Answer(Verdict.BEHIND, 5)),
+        (
+            5,
+            6,
+            BatchOutcome(twins={"new": twin(9), "p1": twin(9)}, outgoing=[risk("5-1")]),
+            {"p1": 7},
+            Answer(Verdict.CONFLICT, 5, "twin p1 has version 1, not 7"),
+        ),
+        (
+            5,
+            6,
+            BatchOutcome(twins={"p1": twin(9)}, outgoing=[risk("4-1")]),
+            {"p1": 1},
+            Answer(Verdict.CONFLICT, 5, "outbox risk is at 4-1 and cannot take 4-1"),
+        ),
+        (
+            5,
+            6,
+            BatchOutcome(twins={"p1": twin(9)}, outgoing=[risk("5-2"), risk("5-1")]),
+            {"p1": 1},
+            Answer(Verdict.CONFLICT, 5, "outbox risk is at 5-2 and cannot take 5-1"),
+        ),
+        (
+            5,
+            6,
+            BatchOutcome(twins={"p1": twin(9)}, outgoing=[risk(f"5-{n}") for n in range(1, 5)]),
+            {"p1": 1},
+            Answer(Verdict.FULL, 5, "risk"),
+        ),
+    ],
+)
+def test_refused_batch_changes_no_byte(
+    desk: Desk,
+    redis_client: redis.Redis,
+    begin: int,
+    end: int,
+    outcome: BatchOutcome,
+    versions: dict[str, int],
+    answer: Answer,
+) -> None:
+    lease = desk.acquire()
+    desk.apply(lease, 0, 5, BatchOutcome(twins={"p1": twin(1)}, outgoing=[risk("4-1")]))
+    before = everything(redis_client)
+    assert desk.apply(lease, begin, end, outcome, versions) == answer
+    assert everything(redis_client) == before
+
+
+def test_batch_larger_than_the_outbox_limit_fits_an_empty_outbox(desk: Desk) -> None:
+    lease = desk.acquire()
+    many = BatchOutcome(outgoing=[risk(f"0-{n}") for n in range(1, 10)])
+    assert desk.apply(lease, 0, 1, many).verdict is Verdict.OK
+
+
+def test_former_owner_is_fenced_and_learns_who_owns(desk: Desk, redis_client: redis.Redis) -> None:
+    old = desk.acquire("a")
+    new = desk.acquire("b", generation=2)
+    before = everything(redis_client)
+    assert desk.apply(old, 0, 1) == Answer(Verdict.FENCED, 0, "instance-b")
+    assert not desk.ack(old, "0-1")
+    assert everything(redis_client) == before
+    assert not desk.runner.run(desk.store.owns(old))
+    assert desk.runner.run(desk.store.owns(new))
+
+
+def test_same_epoch_after_a_rollback_is_fenced_by_the_nonce(desk: Desk, redis_client: redis.Redis) -> None:
+    empty = desk.acquire("a")
+    redis_client.flushall()
+    assert desk.acquire("b").epoch == empty.epoch
+    assert desk.apply(empty, 0, 1).verdict is Verdict.FENCED
+
+
+def test_older_generation_cannot_take_over_a_live_owner(desk: Desk) -> None:
+    lease = desk.acquire("b", generation=5)
+    with pytest.raises(StaleClaimError, match="generation 4 of group ward is over, generation 5 owns it"):
+        desk.acquire("a", generation=4)
+    assert desk.apply(lease, 0, 1).verdict is Verdict.OK
+
+
+def test_deleted_group_takes_over_after_the_lease(
+    redis_client: redis.Redis, redis_server: EmbeddedRedis
+) -> None:
+    desk = Desk(redis_server.url, StoreLimits(lease_ms=0))
+    desk.acquire("b", generation=5)
+    assert desk.acquire("a", generation=1).epoch == 2
+    desk.close()
+
+
+def test_other_fingerprint_is_refused_and_names_the_rebuild(desk: Desk) -> None:
+    desk.acquire(fingerprint="f1")
+    with pytest.raises(
+        StoreRefusedError, match=r"fingerprint f1, this worker has f2.*twin rebuild --partition 3"
+    ):
+        desk.acquire("b", fingerprint="f2")
+
+
+def test_ack_drops_what_is_published_and_keeps_the_mark(desk: Desk) -> None:
+    lease = desk.acquire()
+    desk.apply(lease, 0, 3, BatchOutcome(outgoing=[risk("0-1"), risk("1-1"), risk("1-2")]))
+    assert desk.ack(lease, "1-1", topic_position=42)
+    assert desk.waiting() == ["1-2"]
+    again = desk.acquire()
+    assert again.marks == {"risk": "1-1", "dead_letters": ""}
+    meta, _ = desk.runner.run(desk.store.read_standing(PARTITION))
+    assert meta is not None
+    assert meta.risk_topic_position == 42
+
+
+def test_mark_never_falls(desk: Desk) -> None:
+    lease = desk.acquire()
+    desk.apply(lease, 0, 10, BatchOutcome(outgoing=[risk("9-1")]))
+    desk.ack(lease, "9-1")
+    desk.ack(lease, "10-1")
+    desk.ack(lease, "9-2")
+    assert desk.acquire().marks["risk"] == "10-1"
+
+
+def test_outbox_keeps_its_order_after_it_was_emptied(desk: Desk) -> None:
+    lease = desk.acquire()
+    desk.apply(lease, 0, 10, BatchOutcome(outgoing=[risk("9-1")]))
+    desk.ack(lease, "9-1")
+    assert desk.apply(lease, 10, 11, BatchOutcome(outgoing=[risk("9-1")])).verdict is Verdict.CONFLICT
+
+
+def test_restarted_redis_is_given_the_scripts_again(desk: Desk, redis_client: redis.Redis) -> None:
+    lease = desk.acquire()
+    redis_client.script_flush()
+    assert desk.apply(lease, 0, 1).verdict is Verdict.OK
+
+
+def test_memory_limit_refuses_the_whole_batch(desk: Desk, redis_client: redis.Redis) -> None:
+    lease = desk.acquire()
+    outcome = BatchOutcome(twins={"p1": twin(1)}, outgoing=[risk("0-1")])
+    try:
+        redis_client.config_set("maxmemory", 1_000_000)
+        with pytest.raises(StoreUnavailableError, match="OutOfMemory"):
+            desk.apply(lease, 0, 1, outcome)
+        assert desk.position() == 0
+        assert desk.waiting() == []
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert desk.apply(lease, 0, 1, outcome).verdict is Verdict.OK
+
+
+def test_redis_that_may_evict_is_refused_at_the_start(desk: Desk, redis_client: redis.Redis) -> None:
+    desk.check()
+    try:
+        redis_client.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(StoreRefusedError, match=r"maxmemory-policy is allkeys-lru.*CONFIG SET"):
+            desk.check()
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_dead_redis_is_said_to_be_unavailable_at_once() -> None:
+    desk = Desk("redis://127.0.0.1:1/0")
+    with pytest.raises(StoreUnavailableError):
+        desk.acquire()
+    desk.close()
+
+
+def test_last_process_to_claim_an_instance_owns_it(desk: Desk) -> None:
+    run, store = desk.runner.run, desk.store
+    assert run(store.instance_owner("w1")) is None
+    run(store.claim_instance("w1", "a"))
+    run(store.claim_instance("w1", "b"))
+    assert run(store.instance_owner("w1")) == "b"
+
+
+@dataclass
+class Model:
+    """What one partition should hold: the protocol in a page of Python."""
+
+    epoch: int = 0
+    owner: str = ""
+    generation: int = 0
+    position: int = 0
+    twins: dict[str, tuple[StoredTwin, int]] = field(default_factory=dict)
+    outbox: list[tuple[int, int]] = field(default_factory=list)
+    newest: tuple[int, int] = (0, 0)
+    mark: tuple[int, int] = (-1, -1)
+    count: int = 0
+
+    def apply(
+        self, lease: Lease, begin: int, end: int, outcome: BatchOutcome, versions: dict[str, int]
+    ) -> tuple[Verdict, int]:
+        ids = [tuple(int(part) for part in message.id.split("-")) for message in outcome.outgoing]
+        if (lease.epoch, lease.owner) != (self.epoch, self.owner):
+            return Verdict.FENCED, self.position
+        if begin != self.position:
+            return (Verdict.AHEAD if self.position > begin else Verdict.BEHIND), self.position
+        if any(
+            self.twins.get(patient, (None, 0))[1] != versions.get(patient, 0) for patient in outcome.twins
+        ):
+            return Verdict.CONFLICT, self.position
+        if any(later <= earlier for earlier, later in zip([self.newest, *ids], ids, strict=False)):
+            return Verdict.CONFLICT, self.position
+        if ids and self.outbox and len(self.outbox) + len(ids) > LIMITS.outbox_messages:
+            return Verdict.FULL, self.position
+        for patient, value in outcome.twins.items():
+            self.twins[patient] = (value, versions.get(patient, 0) + 1)
+        self.outbox += [(offset, number) for offset, number in ids]
+        self.newest = self.outbox[-1] if ids else self.newest
+        self.count += outcome.counts.get("applied", 0)
+        self.position = end
+        return Verdict.OK, end
+
+    def ack(self, lease: Lease, last: tuple[int, int]) -> bool:
+        if (lease.epoch, lease.owner) != (self.epoch, self.owner):
+            return False
+        self.mark = max(self.mark, last)
+        self.outbox = [entry for entry in self.outbox if entry > last]
+        return True
+
+
+def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
+    """Build the state machine against the Redis at `url`."""
+    patients = st.sampled_from(["p1", "p2", "p3"])
+    ids = st.tuples(st.integers(0, 12), st.integers(1, 3))
+
+    class Protocol(RuleBasedStateMachine):
+        @initialize()
+        def empty(self) -> None:
+            self.desk = Desk(url)
+            redis.Redis.from_url(url).flushall()
+            self.model = Model()
+            self.leases: list[Lease] = []
+
+        @rule(owner=st.sampled_from(["a", "b", "c"]), generation=st.integers(1, 3))
+        def acquire(self, owner: str, generation: int) -> None:
+            stale = generation < self.model.generation and owner != self.model.owner
+            try:
+                lease = self.desk.acquire(owner, generation)
+            except StaleClaimError:
+                assert stale
+                return
+            assert not stale
+            self.model.epoch, self.model.owner, self.model.generation = (
+                self.model.epoch + 1,
+                owner,
+                generation,
+            )
+            assert (lease.epoch, lease.position) == (self.model.epoch, self.model.position)
+            self.leases.append(lease)
+
+        @rule(
+            pick=st.integers(0, 2),
+            shift=st.sampled_from([0, 0, 0, -1, 1]),
+            length=st.integers(1, 3),
+            changed=st.sets(patients),
+            wrong=st.sampled_from([0, 0, 0, 1]),
+            sent=st.lists(ids, max_size=3, unique=True).map(sorted),
+        )
+        def apply(
+            self,
+            pick: int,
+            shift: int,
+            length: int,
+            changed: set[str],
+            wrong: int,
+            sent: list[tuple[int, int]],
+        ) -> None:
+            if not self.leases:
+                return
+            lease = self.leases[max(0, len(self.leases) - 1 - pick)]
+            begin = self.model.position + shift
+            versions = {patient: self.model.twins.get(patient, (None, 0))[1] + wrong for patient in changed}
+            outcome = BatchOutcome(
+                twins={patient: twin(begin + length) for patient in sorted(changed)},
+                outgoing=[risk(f"{offset}-{number}") for offset, number in sent],
+                counts={"applied": length},
+            )
+            answer = self.desk.apply(lease, begin, begin + length, outcome, versions)
+            expected = self.model.apply(lease, begin, begin + length, outcome, versions)
+            assert (answer.verdict, answer.position) == expected
+
+        @rule(pick=st.integers(0, 1), last=ids)
+        def ack(self, pick: int, last: tuple[int, int]) -> None:
+            if self.leases:
+                lease = self.leases[max(0, len(self.leases) - 1 - pick)]
+                assert self.desk.ack(lease, f"{last[0]}-{last[1]}") == self.model.ack(lease, last)
+
+        @invariant()
+        def store_holds_what_the_model_holds(self) -> None:
+            if not self.leases:
+                return
+            found = self.desk.recall("p1", "p2", "p3")
+            assert {
+                patient: tuple(stored) for patient, stored in found.items() if stored.twin
+            } == self.model.twins
+            assert self.desk.waiting() == [f"{offset}-{number}" for offset, number in self.model.outbox]
+            assert self.desk.position() == self.model.position
+            counters = self.desk.runner.run(self.desk.store.read_counters(PARTITION))[1]
+            assert counters.get("applied", 0) == self.model.count
+
+        def teardown(self) -> None:
+            if hasattr(self, "desk"):
+                self.desk.close()
+
+    return Protocol
+
+
+def test_any_sequence_of_calls_leaves_what_the_model_holds(
+    redis_client: redis.Redis, redis_server: EmbeddedRedis
+) -> None:
+    run_state_machine_as_test(
+        protocol_machine(redis_server.url),
+        settings=settings(
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
