@@ -1,0 +1,316 @@
+"""Parameters from the whole lab record: the prior updated by iterated posterior linearisation.
+
+Every fit starts from N(0, prior covariance) and uses all levels at once, never an earlier posterior: the estimate is a
+function of the record alone, whatever the order in which it arrived.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstate.assimilation.analysis import analyse
+from twinstate.assimilation.linear import (
+    root,
+    solve_lower,
+    solve_lower_transposed,
+    times_transposed,
+)
+from twinstate.assimilation.normal import density_over_cumulative, log_cumulative
+from twinstate.assimilation.observation import (
+    ETA_LIMIT,
+    Labs,
+    Linearisation,
+    Residual,
+    linearise,
+    log_level,
+)
+from twinstate.errors import MathsError
+from twinstate.pk.course import Course
+from twinstate.pk.propagate import follow
+from twinstate.pk.schedule import make_body
+from twinstate.types import kernel
+
+Floats = NDArray[np.float64]
+
+FULL_STEPS = 3
+DAMPING = 0.7
+TOLERANCE_SD = 1e-3
+MOST_ITERATIONS = 20
+# The fallback linearises over this share of the prior's variance: as good as a derivative.
+DERIVATIVE_SHARE = 1e-6
+MOST_HALVINGS = 8
+MOST_FALLBACK_ITERATIONS = 50
+# A censored level that says nothing stands for an observation this many times more uncertain than its forecast.
+UNINFORMATIVE = 1e6
+
+CONVERGED, FALLEN_BACK, NOT_FINITE = 0, 1, 2
+STATUS = ("converged", "damped", "not_finite")
+
+
+class Gaussian(NamedTuple):
+    """Posterior of eta as a Gaussian.
+
+    Attributes:
+        mean: (eta,).
+        covariance: (eta, eta).
+        iterations: Linearisations taken.
+        status: "prior" (no levels), "converged", or "damped" (the iteration did not settle; the mode by damped
+            Gauss-Newton steps stands instead).
+    """
+
+    mean: Floats
+    covariance: Floats
+    iterations: int
+    status: str
+
+
+class Fit(NamedTuple):
+    """A Gaussian with the linear problem it solves.
+
+    When converged, one Kalman step from N(0, prior) with these observations, operator and noise gives exactly mean
+    and covariance.
+
+    Attributes:
+        mean: (eta,).
+        covariance: (eta, eta).
+        iterations: Linearisations taken.
+        status: Index into `STATUS`.
+        observed: Log-levels less the offset, (levels,); for censored levels what stands in for them.
+        operator: (levels, eta).
+        noise: (levels, levels).
+    """
+
+    mean: Floats
+    covariance: Floats
+    iterations: int
+    status: int
+    observed: Floats
+    operator: Floats
+    noise: Floats
+
+
+@kernel
+def stand_in_for_censored(
+    prior: Floats, lines: Linearisation, labs: Labs, value: Floats, variance: Floats
+) -> None:
+    """Renew the normal observations that stand in for censored levels.
+
+    A censored level is forecast from all others, its forecast cut off at the limit, and the stand-in chosen to give
+    the cut-off forecast's mean and variance.
+
+    Args:
+        prior: Prior covariance, (eta, eta).
+        lines: Linearised log-levels.
+        labs: Levels, (levels,).
+        value: Log-levels, (levels,); renewed where censored.
+        variance: Their variance beyond the noise, (levels,): 0 where measured; renewed where censored.
+
+    References:
+        Minka (2001), Expectation propagation; Rasmussen, Williams (2006), eq. 5.12 (forecast without one level).
+    """
+    levels = value.size
+    spread = times_transposed(lines.operator, times_transposed(lines.operator, prior))
+    miss = np.empty(levels)
+    for level in range(levels):
+        miss[level] = value[level] - lines.offset[level]
+        for column in range(levels):
+            spread[level, column] += lines.noise[level, column]
+        spread[level, level] += variance[level]
+    factor = root(spread)
+    solve_lower(factor, miss)
+    solve_lower_transposed(factor, miss)
+    precision = np.zeros(levels)
+    for level in range(levels):
+        if labs.censored[level] == 1:
+            unit = np.zeros(levels)
+            unit[level] = 1.0
+            solve_lower(factor, unit)
+            for row in range(levels):
+                precision[level] += unit[row] * unit[row]
+    for level in range(levels):
+        if labs.censored[level] == 1:
+            mean = value[level] - miss[level] / precision[level]
+            total = 1.0 / precision[level] - variance[level]
+            sd = math.sqrt(total)
+            limit = (math.log(labs.value_mg_L[level]) - mean) / sd
+            pull = density_over_cumulative(limit)
+            shrink = pull * (pull + limit)  # share of the variance that the limit takes away
+            if shrink < 1.0 / UNINFORMATIVE:
+                shrink = 1.0 / UNINFORMATIVE
+            if shrink > 1.0 - 1.0 / UNINFORMATIVE:
+                shrink = 1.0 - 1.0 / UNINFORMATIVE
+            variance[level] = total * (1.0 - shrink) / shrink
+            value[level] = mean - sd * pull / shrink
+
+
+@kernel
+def _cost(course: Course, labs: Labs, prior_factor: Floats, residual: Residual, eta: Floats) -> float:
+    """Minus twice the log-posterior of eta, up to a constant, with normal log-levels."""
+    levels = labs.time_h.size
+    concentration = np.empty(levels)
+    area = np.empty(levels)
+    follow(course, eta, labs.time_h, make_body(course), concentration, area)
+    scaled = eta.copy()
+    solve_lower(prior_factor, scaled)
+    total = 0.0
+    for index in range(eta.size):
+        total += scaled[index] * scaled[index]
+    for level in range(levels):
+        h, variance = log_level(concentration[level], labs.value_mg_L[level], residual)
+        miss = math.log(labs.value_mg_L[level]) - h
+        if labs.censored[level] == 1:
+            total -= 2.0 * log_cumulative(miss / math.sqrt(variance))
+        else:
+            total += miss * miss / variance + math.log(variance)
+    return total
+
+
+@kernel
+def _in_sd(step: Floats, covariance: Floats) -> float:
+    """Largest component of a step in posterior standard deviations."""
+    largest = 0.0
+    for index in range(step.size):
+        size = abs(step[index]) / math.sqrt(covariance[index, index])
+        if not size <= largest:  # NaN passes
+            largest = size
+    return largest
+
+
+@kernel
+def _update(
+    course: Course,
+    labs: Labs,
+    prior: Floats,
+    residual: Residual,
+    mean: Floats,
+    covariance: Floats,
+    value: Floats,
+    variance: Floats,
+    iteration: int,
+) -> Fit:
+    """Linearise over N(mean, covariance) and update N(0, prior); renews the stand-ins in `value`, `variance`."""
+    lines = linearise(course, labs, residual, mean, covariance)
+    if np.any(labs.censored == 1):
+        stand_in_for_censored(prior, lines, labs, value, variance)
+    for level in range(value.size):
+        lines.noise[level, level] += variance[level]
+    observed = value - lines.offset
+    update = analyse(np.zeros(mean.size), prior, observed, lines.operator, lines.noise)
+    status = CONVERGED if math.isfinite(_in_sd(update.mean, update.covariance)) else NOT_FINITE
+    return Fit(update.mean, update.covariance, iteration, status, observed, lines.operator, lines.noise)
+
+
+@kernel
+def _fall_back(
+    course: Course,
+    labs: Labs,
+    prior: Floats,
+    residual: Residual,
+    start: Floats,
+    value: Floats,
+    variance: Floats,
+) -> Fit:
+    """Gauss-Newton steps to the mode, each halved until the cost falls: the iterated extended Kalman filter, damped."""
+    prior_factor = root(prior)
+    mean = start
+    cost = _cost(course, labs, prior_factor, residual, mean)
+    iteration = MOST_ITERATIONS
+    while True:
+        iteration += 1
+        fit = _update(
+            course, labs, prior, residual, mean, prior * DERIVATIVE_SHARE, value, variance, iteration
+        )
+        step = fit.mean - mean
+        settled = iteration == MOST_ITERATIONS + MOST_FALLBACK_ITERATIONS
+        settled = settled or _in_sd(step, fit.covariance) < TOLERANCE_SD
+        if not settled and fit.status != NOT_FINITE:
+            settled = True
+            for _ in range(MOST_HALVINGS):
+                there = np.minimum(ETA_LIMIT, np.maximum(-ETA_LIMIT, mean + step))
+                cost_there = _cost(course, labs, prior_factor, residual, there)
+                if cost_there < cost:
+                    settled = False
+                    mean = there
+                    cost = cost_there
+                    break
+                step *= 0.5
+        if fit.status == NOT_FINITE:
+            return fit
+        if settled:
+            return Fit(mean, fit.covariance, iteration, FALLEN_BACK, fit.observed, fit.operator, fit.noise)
+
+
+@kernel
+def fit_record(course: Course, labs: Labs, prior: Floats, residual: Residual) -> Fit:
+    """Update N(0, prior) with all levels by iterated posterior linearisation.
+
+    Linearise over the present posterior, update the *prior* with the result, repeat: three full steps, then steps
+    damped by `DAMPING`, until no mean moves by `TOLERANCE_SD` posterior standard deviations. A fit that does not
+    settle in `MOST_ITERATIONS` falls back on Gauss-Newton steps to the mode, halved until the cost falls.
+
+    Args:
+        course: The patient's course.
+        labs: At least one level, (levels,).
+        prior: Prior covariance of eta, (eta, eta).
+        residual: Residual error of a level.
+
+    Returns:
+        Posterior and the linear problem it solves; status `NOT_FINITE` when the arithmetic broke down.
+
+    References:
+        Garcia-Fernandez et al. (2015), IEEE Trans. Signal Process. 63:5561-5573.
+        Raitoharju et al. (2017), arXiv:1704.03031 (damping).
+    """
+    etas = prior.shape[0]
+    mean = np.zeros(etas)
+    covariance = prior.copy()
+    value = np.log(labs.value_mg_L)
+    variance = np.zeros(value.size)
+    for level in range(value.size):
+        if labs.censored[level] == 1:
+            variance[level] = UNINFORMATIVE
+    for iteration in range(1, MOST_ITERATIONS + 1):
+        fit = _update(course, labs, prior, residual, mean, covariance, value, variance, iteration)
+        step = fit.mean - mean
+        size = _in_sd(step, fit.covariance)
+        if not math.isfinite(size) or size < TOLERANCE_SD:
+            return fit
+        share = 1.0 if iteration <= FULL_STEPS else DAMPING
+        mean = np.minimum(ETA_LIMIT, np.maximum(-ETA_LIMIT, mean + share * step))
+        covariance = covariance + share * (fit.covariance - covariance)
+    return _fall_back(course, labs, prior, residual, mean, value, variance)
+
+
+def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats, residual: Residual) -> Gaussian:
+    """Posterior of eta given the whole lab record, as a Gaussian.
+
+    Args:
+        course: The patient's course.
+        labs: Levels in order of (time drawn, id), (levels,); none leaves the prior. A level before any dose must
+            be left out by the caller.
+        prior_covariance: Between-subject covariance of eta, (eta, eta).
+        residual: Residual error of a level.
+
+    Returns:
+        Mean (eta,) and covariance (eta, eta), with how they were reached.
+
+    Raises:
+        MathsError: The arithmetic met a number that is not finite.
+
+    References:
+        See `fit_record`.
+    """
+    if labs.time_h.size == 0:
+        return Gaussian(np.zeros(prior_covariance.shape[0]), prior_covariance.copy(), 0, "prior")
+    fit = fit_record(course, labs, prior_covariance, Residual(*residual))
+    if fit.status == NOT_FINITE:
+        raise MathsError(
+            f"The update with {labs.time_h.size} levels met a number that is not finite in iteration "
+            f"{fit.iterations}: a dose, covariate or level is outside what this model can follow. Correct or "
+            "cancel the record; every further record tries again."
+        )
+    return Gaussian(fit.mean, fit.covariance, int(fit.iterations), STATUS[fit.status])
