@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from aiokafka.partitioner import murmur2
 
+from streams.ports import RawRecord
 from streams.records import (
     SCHEMA,
     DosePayload,
@@ -27,6 +28,7 @@ from streams.records import (
     WireRecord,
 )
 from twinstate.assimilation.windows import fold_frame
+from twinstate.catalogue import Bounds
 from twinstate.drug import DrugModel
 from twinstate.errors import UnitError
 from twinstate.history import (
@@ -44,31 +46,12 @@ from twinstate.history import (
 )
 from twinstate.library import Library
 from twinstate.types import NS_PER_HOUR
-from twinstate.units import to_canonical
+from twinstate.units import AMOUNT, to_canonical
 
 LARGEST_RECORD = 64 * 1024
 BACKFILL_HEADER = "twin-backfill"
-AMOUNT_UNITS = {"mg": 1.0, "g": 1000.0, "ug": 0.001}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
-
-
-class RawRecord(NamedTuple):
-    """One record as fetched.
-
-    Attributes:
-        offset: In its partition.
-        append_time: The broker's LogAppendTime, UTC ns.
-        key: Raw key.
-        value: Raw body.
-        headers: Kafka headers.
-    """
-
-    offset: int
-    append_time: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 class Accepted(NamedTuple):
@@ -201,17 +184,15 @@ class Decoder:
         if covariate is None:
             known = ", ".join(sorted(self._library.covariates))
             raise _Refused("unknown_covariate", f"{place}: no such covariate; known are {known}")
-        if isinstance(value, Quantity):
-            if not covariate.units:
-                raise _Refused("wrong_schema", f"{place}: expects {covariate.expects}, got a quantity")
+        if covariate.kind == "number" and isinstance(value, Quantity):
             number = to_canonical(value.value, value.unit, covariate.units, place)
-            self._bounded(number, covariate.reject_below, covariate.reject_above, covariate.unit, place)
-            return number
-        if covariate.units:
-            raise _Refused("wrong_schema", f'{place}: expects {{"value": number, "unit": "{covariate.unit}"}}')
-        if not covariate.admits(value):
-            raise _Refused("wrong_schema", f"{place} is {value!r}; expects {covariate.expects}")
-        return value
+            return self._bounded(number, covariate.bounds, covariate.unit, place)
+        flag = covariate.kind == "flag" and isinstance(value, bool)
+        word = covariate.kind == "category" and value in covariate.categories
+        if (flag or word) and not isinstance(value, Quantity):
+            return value
+        words = f"; the words are {', '.join(covariate.categories)}" if covariate.categories else ""
+        raise _Refused("wrong_schema", f"{place} is not a {covariate.kind}; send {covariate.example}{words}")
 
     def _regimen(self, payload: RegimenPayload) -> Regimen:
         model = self._drug(payload.drug)
@@ -251,7 +232,7 @@ class Decoder:
                 "`twin signals` lists what can be sent",
             )
         number = to_canonical(payload.value, payload.unit, analyte.units, f"payload.value ({analyte.slug})")
-        self._bounded(number, analyte.reject_below, analyte.reject_above, analyte.unit, "payload.value")
+        number = self._bounded(number, analyte.reject, analyte.unit, f"payload.value ({analyte.slug})")
         return Lab(analyte.slug, number, payload.censored == "below")
 
     def _frame(self, payload: WearablePayload, event_time: int) -> Frame:
@@ -296,7 +277,7 @@ class Decoder:
         return model
 
     def _amount(self, amount: Quantity, place: str) -> float:
-        number = to_canonical(amount.value, amount.unit, AMOUNT_UNITS, place)
+        number = to_canonical(amount.value, amount.unit, AMOUNT, place)
         if not number > 0.0:
             raise _Refused("implausible", f"{place} is {amount.value:g} {amount.unit}; a dose is more than nothing")
         return number
@@ -306,13 +287,14 @@ class Decoder:
             raise _Refused("unsupported_route", f"{place}: {model.model} describes no oral doses")
         return route
 
-    def _bounded(self, number: float, low: float | None, high: float | None, unit: str, place: str) -> None:
-        if (low is not None and number < low) or (high is not None and number > high):
+    def _bounded(self, number: float, bounds: Bounds | None, unit: str, place: str) -> float:
+        if bounds is not None and not bounds.holds(number):
             raise _Refused(
                 "implausible",
-                f"{place} is {number:g} {unit}, outside {'' if low is None else f'{low:g}'} to "
-                f"{'' if high is None else f'{high:g}'}; check the unit, and send a correction",
+                f"{place} is {number:g} {unit}, outside {bounds.low:g} to {bounds.high:g}; check the unit, and send "
+                "the record again",
             )
+        return number
 
 
 def to_ns(moment: dt.datetime) -> int:

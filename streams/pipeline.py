@@ -11,41 +11,24 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from streams.codec import Accepted, Decoder, RawRecord, Refusal
+from streams.codec import Accepted, Decoder, Refusal
 from streams.fingerprint import fingerprint_of
+from streams.ports import BatchOutcome, Outgoing, RawRecord, StoredTwin
 from twinstate.library import Library, load_library
 from twinstate.risk.episodes import Episode, Transition, event_id
 from twinstate.timeline import Outcome
-from twinstate.twin import Rules, StoredTwin, Twin, TwinDocument, encode, thaw
+from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
 
 EVENT_SOURCE = "urn:twin-updater"
 EVENT_TYPE = "org.twin-updater.risk.{}.v1"
 # A larger body does not pass through Redis: the publisher reads it again from the input topic.
 LARGEST_OUTBOX_BODY = 256 * 1024
-
-
-class Outgoing(NamedTuple):
-    """A message waiting in an outbox.
-
-    Attributes:
-        id: `<input offset>-<n>`, n from 1: ascending within a partition.
-        topic: `risk` or `dead_letters`.
-        key: The patient, or the bad record's own key.
-        headers: Kafka headers.
-        value: Body; None when it must be read again from the input topic.
-    """
-
-    id: str
-    topic: str
-    key: bytes
-    headers: tuple[tuple[str, bytes], ...]
-    value: bytes | None
 
 
 @dataclass
@@ -54,18 +37,6 @@ class Batch:
 
     records: list[tuple[RawRecord, Accepted | Refusal]]
     patients: list[str]
-
-
-@dataclass
-class BatchOutcome:
-    """What one batch changes; committed as one."""
-
-    twins: dict[str, StoredTwin] = field(default_factory=dict)
-    standing: dict[str, bytes] = field(default_factory=dict)
-    index: dict[str, bytes] = field(default_factory=dict)
-    outgoing: list[Outgoing] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    trace: bytes = b""
 
 
 class Pipeline:
@@ -110,13 +81,13 @@ class Pipeline:
 
     def update(self, batch: Batch) -> BatchOutcome:
         """Apply a decoded batch whose twins are all in memory."""
-        outcome = BatchOutcome()
+        outgoing: list[Outgoing] = []
         counts: Counter[str] = Counter()
         trace: list[Mapping[str, Any]] = []
         changed: dict[str, None] = {}
         for raw, decoded in batch.records:
             if isinstance(decoded, Refusal):
-                outcome.outgoing.append(dead_letter(raw, decoded, self.partition, 1))
+                outgoing.append(dead_letter(raw, decoded, self.partition, 1))
                 counts[f"dead_letters.{decoded.reason}"] += 1
                 trace.append(_trace(raw, decoded.record, "dead_letter", f"{decoded.reason}: {decoded.text}"))
                 continue
@@ -127,7 +98,7 @@ class Pipeline:
             record = (decoded.patient, *decoded.entry.identity, decoded.entry.revision)
             if verdict.outcome in (Outcome.LATE, Outcome.FUTURE):
                 refusal = Refusal(verdict.outcome.value, verdict.reason, record)
-                outcome.outgoing.append(dead_letter(raw, refusal, self.partition, 1))
+                outgoing.append(dead_letter(raw, refusal, self.partition, 1))
                 counts[f"dead_letters.{verdict.outcome}"] += 1
                 trace.append(_trace(raw, record, "dead_letter", f"{verdict.outcome}: {verdict.reason}"))
                 continue
@@ -137,21 +108,21 @@ class Pipeline:
             if verdict.outcome is Outcome.APPLIED:
                 changed[decoded.patient] = None
             for n, transition in enumerate(transitions, start=1):
-                outcome.outgoing.append(risk_event(raw, n, twin, transition, self.rules))
+                outgoing.append(risk_event(raw, n, twin, transition, self.rules))
                 counts[f"events.{transition.type}"] += 1
         counts["records"] = len(batch.records)
-        for patient in changed:
-            twin = self._twins[patient]
-            document, memory = twin.describe(self.rules)
-            outcome.twins[patient] = StoredTwin(encode(document), encode(memory))
-            outcome.standing[patient] = standing_episodes(twin, self.rules)
-            outcome.index[patient] = index_row(document)
-        outcome.counts = dict(counts)
-        outcome.trace = b"\n".join(msgspec.json.encode(line) for line in trace)
-        return outcome
+        documents = {patient: self._twins[patient].describe(self.rules) for patient in changed}
+        return BatchOutcome(
+            twins={p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()},
+            standing={p: standing_episodes(self._twins[p], self.rules) for p in changed},
+            index={p: index_row(document) for p, (document, _) in documents.items()},
+            outgoing=outgoing,
+            counts=dict(counts),
+            trace=b"\n".join(msgspec.json.encode(line) for line in trace),
+        )
 
 
-def create_pipeline(library_dir: Path, partition: int, partitions: int, group: str) -> Pipeline:
+def create_pipeline(library_dir: str, partition: int, partitions: int, group: str) -> Pipeline:
     """Make the pipeline of one partition, as the worker asks for it by name.
 
     Args:
@@ -160,7 +131,7 @@ def create_pipeline(library_dir: Path, partition: int, partitions: int, group: s
         partitions: How many the topic has.
         group: The consumer group; it names keys in the store and enters no twin and no event.
     """
-    return Pipeline(load_library(library_dir), partition, partitions)
+    return Pipeline(load_library(Path(library_dir)), partition, partitions)
 
 
 def moment(nanoseconds: int) -> str:
@@ -199,7 +170,7 @@ def risk_event(raw: RawRecord, n: int, twin: Twin, transition: Transition, rules
         "patient": twin.patient,
         "type": transition.type,
         "revision": transition.revision,
-        "settled": at <= watermark - library.policy.times.settled,
+        "settled": at <= watermark - rules.times.settled,
         "replaces": transition.replaces,
         "replaced_by": transition.replaced_by,
     }

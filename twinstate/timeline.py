@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 from twinstate.assimilation.windows import add_window, remove_window
 from twinstate.history import Entry, Frame, Identity, Window
-from twinstate.types import NS_PER_HOUR
+from twinstate.policy import Policy
+from twinstate.types import NS_PER_HOUR, NS_PER_MINUTE
 
 
 @dataclass(frozen=True)
 class TimeRules:
-    """How late, how far ahead and how long (all in nanoseconds); from `config/risk.yaml`."""
+    """How late, how far ahead and how long: the hours of `config/risk.yaml` in nanoseconds."""
 
     late: int
     late_wearable: int
@@ -28,6 +29,18 @@ class TimeRules:
     revise_wearable: int
     future: int
     settled: int
+
+    @classmethod
+    def of(cls, policy: Policy) -> TimeRules:
+        """Take the limits from the policy."""
+        return cls(
+            late=_ns(policy.late_h),
+            late_wearable=_ns(policy.late_wearable_h),
+            revise=_ns(policy.revise_h),
+            revise_wearable=_ns(policy.revise_wearable_h),
+            future=_ns(policy.future_h),
+            settled=_ns(policy.settled_h),
+        )
 
     def lateness(self, kind: str) -> int:
         """Limit behind the watermark for a record seen for the first time."""
@@ -117,11 +130,11 @@ class Timeline:
             backfill: The record carries the header `twin-backfill`: history, or a redrive.
         """
         if entry.event_time - append_time > rules.future:
-            ahead = (entry.event_time - append_time) / 60e9
+            ahead = (entry.event_time - append_time) / NS_PER_MINUTE
             return Verdict(
                 Outcome.FUTURE,
                 f"event_time is {ahead:.1f} min ahead of the broker's clock, more than the "
-                f"{rules.future / 60e9:.0f} min allowed; set the sender's clock and send the record again",
+                f"{rules.future / NS_PER_MINUTE:.0f} min allowed; set the sender's clock and send the record again",
             )
         old = self.known(entry.identity)
         if old is not None and entry.rank == old.rank:
@@ -240,6 +253,10 @@ class Timeline:
                 if shares[key] == empty:
                     del shares[key]
         self.frames[entry.identity] = entry
+
+
+def _ns(length_h: float) -> int:
+    return round(length_h * NS_PER_HOUR)
 
 
 def _takes_effect(entry: Entry) -> int:

@@ -6,6 +6,7 @@ opening episodes is derived, so a twin thrown away and thawed from its bytes goe
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from twinstate.risk.episodes import (
     tell_story,
 )
 from twinstate.therapy import drugs_of, therapy_at, until
-from twinstate.timeline import Outcome, Timeline, Verdict, WindowKey, hour_end
+from twinstate.timeline import Outcome, TimeRules, Timeline, Verdict, WindowKey, hour_end
 from twinstate.types import NS_PER_HOUR
 
 FORMAT = 1
@@ -85,6 +86,11 @@ class Rules:
     library: Library
     source: str
 
+    @functools.cached_property
+    def times(self) -> TimeRules:
+        """Limits of lateness, revision and settling."""
+        return TimeRules.of(self.library.policy)
+
 
 @dataclass
 class Twin:
@@ -107,7 +113,7 @@ class Twin:
         Returns:
             The verdict, and the transitions that applying this one record causes, in order.
         """
-        times = rules.library.policy.times
+        times = rules.times
         verdict = self.timeline.judge(entry, append_time, times, backfill=backfill)
         if verdict.outcome is not Outcome.APPLIED:
             return verdict, []
@@ -277,7 +283,7 @@ class Twin:
         channels = [m.channel for m in library.drugs.values() if m.channel is not None]
         keep = int(max((m.keep_h for m in library.drugs.values()), default=0.0) * NS_PER_HOUR)
         keep_windows = {c.signal: int(c.keep_h * NS_PER_HOUR) for c in channels}
-        horizon = self.timeline.prune(keep, keep_windows, library.policy.times)
+        horizon = self.timeline.prune(keep, keep_windows, rules.times)
         if horizon is None or not self.decisions or self.decisions[0].at >= horizon:
             return
         old = [d for d in self.decisions if d.at < horizon]

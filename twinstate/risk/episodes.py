@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from twinstate.drug import RiskPolicy
+from twinstate.policy import Policy
 
 MODERATE = "moderate"
 HIGH = "high"
@@ -123,7 +123,7 @@ def content_id(*parts: str) -> str:
 
 
 def tell_story(
-    decisions: Sequence[Decision], policy: RiskPolicy, source: str, patient: str, opening: Sequence[Episode] = ()
+    decisions: Sequence[Decision], policy: Policy, source: str, patient: str, opening: Sequence[Episode] = ()
 ) -> list[Episode]:
     """Every episode the decisions make, ordered by drug, threshold and crossing.
 
@@ -222,11 +222,11 @@ def announce(
     return transitions, told
 
 
-def _severity(before: str | None, risk: PointRisk, policy: RiskPolicy) -> str:
-    if risk.capped:
+def _severity(before: str | None, risk: PointRisk, policy: Policy) -> str:
+    if risk.capped and policy.out_of_domain_cap == MODERATE:
         return MODERATE
     if risk.probability >= policy.high_probability:
         return HIGH
-    if before == HIGH and risk.probability >= policy.high_clear_probability:
+    if before == HIGH and risk.probability >= policy.high_until_probability:
         return HIGH
     return MODERATE
