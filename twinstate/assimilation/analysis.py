@@ -1,4 +1,4 @@
-"""One Kalman step: a Gaussian state corrected by a linear observation. Labs and wearable windows both use it."""
+"""One Kalman step: a Gaussian state corrected by a linear observation, for labs and wearable windows."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def analyse(
 ) -> Analysis:
     """Correct a forecast with one vector of observations.
 
-    The covariance is updated in Joseph's form, (I - K H) P (I - K H)^T + K R K^T, which stays symmetric and positive
-    and holds for any gain; so the first `considered` states may keep their mean (Schmidt's consider states) while
-    their uncertainty still counts.
+    The covariance is updated in Joseph's form, (I - K H) P (I - K H)^T + K R K^T, which stays symmetric and
+    positive and holds for any gain; so the first `considered` states may keep their mean (Schmidt's consider
+    states) while their uncertainty still counts.
 
     Args:
         mean: Forecast mean, (state,).
@@ -60,8 +60,8 @@ def analyse(
         beyond repair.
 
     References:
-        Bierman (1977), Factorization Methods for Discrete Sequential Estimation, ch. II (Joseph form) and VIII
-        (consider states).
+        Bierman (1977), Factorization Methods for Discrete Sequential Estimation (Joseph form, consider
+        states).
     """
     states = mean.size
     channels = observed.size

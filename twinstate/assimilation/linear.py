@@ -1,7 +1,7 @@
 """Small dense linear algebra in a fixed order: Cholesky factors, triangular solves, symmetric eigenvalues.
 
-The matrices here are small (a few etas, up to about a hundred levels). Library kernels choose their order of summation
-by machine and size; these do not, so that a twin's bits depend on its records alone.
+The matrices here are small (a few etas, up to about a hundred levels). Library kernels choose their order of
+summation by machine and size; these do not, so that a twin's bits depend on its records alone.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def symmetric_eigen(matrix: Floats) -> tuple[Floats, Floats]:
 
 @kernel
 def root(covariance: Floats) -> Floats:
-    """Lower factor L (n, n) with L L^T = covariance; a covariance that is not positive definite is first made so.
+    """Lower factor L (n, n) with L L^T = covariance, which is first made positive definite if it is not.
 
     Eigenvalues below `EIGENVALUE_FLOOR` times the largest are lifted to it. A matrix with NaN gives NaN.
     """

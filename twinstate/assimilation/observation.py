@@ -1,7 +1,8 @@
 """What a level says of the parameters: observation operator and noise, limits of quantification included.
 
-A level is normal round the concentration f with variance (proportional f)^2 + additive^2; censored, it is only known
-to lie below its value. The Kalman iteration sees its logarithm, the refinement the likelihood as it stands.
+A level is normal round the concentration f with variance (proportional f)^2 + additive^2; censored, it is
+only known to lie below its value. The Kalman iteration sees its logarithm, the refinement the likelihood as
+it stands.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ def linearise(
 ) -> Linearisation:
     """The line through the log-levels that fits best over N(mean, covariance), by cubature points.
 
-    The noise is the covariance of what the line leaves over at the points plus the mean residual variance. As the
-    line is the least-squares one this equals cov(h) - A P A^T, and being a sum of squares it cannot lose positivity
-    to rounding; no eigenvalue has to be clipped.
+    The noise is the covariance of what the line leaves over at the points plus the mean residual variance. As
+    the line is the least-squares one this equals cov(h) - A P A^T, and being a sum of squares it cannot lose
+    positivity to rounding; no eigenvalue has to be clipped.
 
     Args:
         course: The patient's course.
@@ -166,8 +167,8 @@ def linearise(
 def log_likelihood(concentration: Floats, labs: Labs, residual: Residual) -> float:
     """Exact log-likelihood of the levels given predicted concentrations (levels,) in mg/L.
 
-    Normal with variance (proportional f)^2 + additive^2; a censored level contributes ln P(level < limit), known as
-    method M3. NaN where a prediction is NaN.
+    Normal with variance (proportional f)^2 + additive^2; a censored level contributes ln P(level < limit),
+    known as method M3. NaN where a prediction is NaN.
 
     References:
         Beal (2001), J. Pharmacokinet. Pharmacodyn. 28:481-504 (M3).

@@ -1,7 +1,7 @@
 """Parameters from the whole lab record: the prior updated by iterated posterior linearisation.
 
-Every fit starts from N(0, prior covariance) and uses all levels at once, never an earlier posterior: the estimate is a
-function of the record alone, whatever the order in which it arrived.
+Every fit starts from N(0, prior covariance) and uses all levels at once, never an earlier posterior: the
+estimate is a function of the record alone, whatever the order in which it arrived.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
 from twinstate.types import kernel
 
+__all__ = ["STATUS", "Fit", "Gaussian", "Labs", "Residual", "assimilate_record", "fit_record"]
+
 Floats = NDArray[np.float64]
 
 FULL_STEPS = 3
@@ -44,7 +46,7 @@ MOST_ITERATIONS = 20
 DERIVATIVE_SHARE = 1e-6
 MOST_HALVINGS = 8
 MOST_FALLBACK_ITERATIONS = 50
-# A censored level that says nothing stands for an observation this many times more uncertain than its forecast.
+# A censored level that says nothing stands for an observation so much more uncertain than its forecast.
 UNINFORMATIVE = 1e6
 
 CONVERGED, FALLEN_BACK, NOT_FINITE = 0, 1, 2
@@ -58,8 +60,8 @@ class Gaussian(NamedTuple):
         mean: (eta,).
         covariance: (eta, eta).
         iterations: Linearisations taken.
-        status: "prior" (no levels), "converged", or "damped" (the iteration did not settle; the mode by damped
-            Gauss-Newton steps stands instead).
+        status: "prior" (no levels), "converged", or "damped" (the iteration did not settle; the mode by
+            damped Gauss-Newton steps stands instead).
     """
 
     mean: Floats
@@ -71,8 +73,8 @@ class Gaussian(NamedTuple):
 class Fit(NamedTuple):
     """A Gaussian with the linear problem it solves.
 
-    When converged, one Kalman step from N(0, prior) with these observations, operator and noise gives exactly mean
-    and covariance.
+    When converged, one Kalman step from N(0, prior) with these observations, operator and noise gives exactly
+    mean and covariance.
 
     Attributes:
         mean: (eta,).
@@ -99,8 +101,8 @@ def stand_in_for_censored(
 ) -> None:
     """Renew the normal observations that stand in for censored levels.
 
-    A censored level is forecast from all others, its forecast cut off at the limit, and the stand-in chosen to give
-    the cut-off forecast's mean and variance.
+    A censored level is forecast from all others, its forecast cut off at the limit, and the stand-in chosen
+    to give the cut-off forecast's mean and variance.
 
     Args:
         prior: Prior covariance, (eta, eta).
@@ -110,7 +112,8 @@ def stand_in_for_censored(
         variance: Their variance beyond the noise, (levels,): 0 where measured; renewed where censored.
 
     References:
-        Minka (2001), Expectation propagation; Rasmussen, Williams (2006), eq. 5.12 (forecast without one level).
+        Minka (2001), Expectation propagation; Rasmussen, Williams (2006), eq. 5.12 (forecast without one
+        level).
     """
     levels = value.size
     spread = times_transposed(lines.operator, times_transposed(lines.operator, prior))
@@ -192,7 +195,7 @@ def _update(
     variance: Floats,
     iteration: int,
 ) -> Fit:
-    """Linearise over N(mean, covariance) and update N(0, prior); renews the stand-ins in `value`, `variance`."""
+    """Linearise over N(mean, covariance), update N(0, prior), renew the stand-ins in `value`, `variance`."""
     lines = linearise(course, labs, residual, mean, covariance)
     if np.any(labs.censored == 1):
         stand_in_for_censored(prior, lines, labs, value, variance)
@@ -214,7 +217,7 @@ def _fall_back(
     value: Floats,
     variance: Floats,
 ) -> Fit:
-    """Gauss-Newton steps to the mode, each halved until the cost falls: the iterated extended Kalman filter, damped."""
+    """Gauss-Newton steps to the mode, halved until the cost falls: the damped iterated extended filter."""
     prior_factor = root(prior)
     mean = start
     cost = _cost(course, labs, prior_factor, residual, mean)
@@ -248,9 +251,10 @@ def _fall_back(
 def fit_record(course: Course, labs: Labs, prior: Floats, residual: Residual) -> Fit:
     """Update N(0, prior) with all levels by iterated posterior linearisation.
 
-    Linearise over the present posterior, update the *prior* with the result, repeat: three full steps, then steps
-    damped by `DAMPING`, until no mean moves by `TOLERANCE_SD` posterior standard deviations. A fit that does not
-    settle in `MOST_ITERATIONS` falls back on Gauss-Newton steps to the mode, halved until the cost falls.
+    Linearise over the present posterior, update the *prior* with the result, repeat: three full steps, then
+    steps damped by `DAMPING`, until no mean moves by `TOLERANCE_SD` posterior standard deviations. A fit that
+    does not settle in `MOST_ITERATIONS` falls back on Gauss-Newton steps to the mode, halved until the cost
+    falls.
 
     Args:
         course: The patient's course.
@@ -263,7 +267,7 @@ def fit_record(course: Course, labs: Labs, prior: Floats, residual: Residual) ->
 
     References:
         Garcia-Fernandez et al. (2015), IEEE Trans. Signal Process. 63:5561-5573.
-        Raitoharju et al. (2017), arXiv:1704.03031 (damping).
+        Raitoharju et al. (2018), IEEE Signal Process. Lett. 25:536-540 (damping).
     """
     etas = prior.shape[0]
     mean = np.zeros(etas)
@@ -290,8 +294,8 @@ def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats, resi
 
     Args:
         course: The patient's course.
-        labs: Levels in order of (time drawn, id), (levels,); none leaves the prior. A level before any dose must
-            be left out by the caller.
+        labs: Levels in order of (time drawn, id), (levels,); none leaves the prior. A level before any dose
+            must be left out by the caller.
         prior_covariance: Between-subject covariance of eta, (eta, eta).
         residual: Residual error of a level.
 

@@ -29,17 +29,18 @@ class Course(NamedTuple):
 
     Attributes:
         compartments: 1 or 2 (central, peripheral).
-        segment_start_h: Hours since 1970 from which a row of `log_typical` rules, ascending, shape (segments,).
-            The first row also rules before its start.
+        segment_start_h: Hours since 1970 from which a row of `log_typical` rules, ascending, shape
+            (segments,). The first row also rules before its start.
         log_typical: Natural log of the typical structural parameters, shape (segments, 8), in the order of
-            `STRUCTURAL_PARAMETERS` and their units; -inf where the structure has no such parameter (a lag of 0).
+            `STRUCTURAL_PARAMETERS` and their units; -inf where the structure has no such parameter (a lag of
+            0).
         eta_index: Which eta moves each structural parameter, shape (8,); -1 where none does.
         dose_time_h: When each dose was given (start of infusion), ascending, shape (doses,).
         dose_mg: Amount, mg.
         dose_duration_h: Infusion time, h; 0 is a bolus. Read for `INTO_CENTRAL` only.
         dose_route: One of the codes above.
-        dose_interval_h: h; above 0 the dose is given at steady state of an endless train at this interval, and
-            what came before it is forgotten (NONMEM SS=1).
+        dose_interval_h: h; above 0 the dose is given at steady state of an endless train at this interval,
+            and what came before it is forgotten (NONMEM SS=1).
     """
 
     compartments: int

@@ -1,8 +1,8 @@
 """How a drug leaves the central compartment: clearances and volumes as a sum of decaying exponentials.
 
-Every linear disposition has as many modes as compartments. Mode j decays at its own rate and the amounts of the modes
-add up to the central amount, so an exact step is one exponential a mode. Two small matrices join modes and
-compartments; column 0 of `into_modes` is the response to a unit bolus into the central compartment.
+Every linear disposition has as many modes as compartments. Mode j decays at its own rate and the amounts of
+the modes add up to the central amount, so an exact step is one exponential a mode. Two small matrices join
+modes and compartments; column 0 of `into_modes` is the response to a unit bolus into the central compartment.
 
 A new disposition is one function that fills the three arrays, and one row in `dispose`.
 """
@@ -38,8 +38,8 @@ def one_compartment(parameters: Floats, rates: Floats, into_modes: Floats, from_
 def two_compartments(parameters: Floats, rates: Floats, into_modes: Floats, from_modes: Floats) -> None:
     """Fill the disposition of a central and a peripheral compartment.
 
-    With k21 the return rate, the two distances a = rate_0 - k21 and b = k21 - rate_1 obey a b = k12 k21, which gives
-    the smaller of the two without cancellation.
+    With k21 the return rate, the two distances a = rate_0 - k21 and b = k21 - rate_1 obey a b = k12 k21,
+    which gives the smaller of the two without cancellation.
 
     Args:
         parameters: Structural parameters (8,) in the order and units of `course.STRUCTURAL_PARAMETERS`.

@@ -1,8 +1,9 @@
 """Exact propagation of one patient's course: concentration and its running integral at any ascending times.
 
-Events (segment starts, outputs, ends of infusions, doses entering) are merged for each eta vector, because a lag
-moves with eta. Between two events the linear system is solved in closed form mode by mode. At equal times a segment
-starts first, then outputs are read, then inputs change: a level drawn at a dose's time is the one before the dose.
+Events (segment starts, outputs, ends of infusions, doses entering) are merged for each eta vector, because a
+lag moves with eta. Between two events the linear system is solved in closed form mode by mode. At equal times
+a segment starts first, then outputs are read, then inputs change: a level drawn at a dose's time is the one
+before the dose.
 
 Nothing here raises: a parameter that overflows comes out as NaN, which the caller quarantines.
 """
@@ -256,12 +257,12 @@ def solve(course: Course, eta: Floats, time_h: Floats) -> tuple[Floats, Floats]:
     Args:
         course: Structure, typical parameters and doses.
         eta: Deviations of the log-parameters, (eta,).
-        time_h: Output times in hours since 1970, ascending, (times,). At a dose's time the answer is that just
-            before the dose.
+        time_h: Output times in hours since 1970, ascending, (times,). At a dose's time the answer is that
+            just before the dose.
 
     Returns:
-        Concentration (times,) in mg/L and its integral since before the first dose (times,) in mg*h/L; NaN where
-        a parameter is not finite.
+        Concentration (times,) in mg/L and its integral since before the first dose (times,) in mg*h/L; NaN
+        where a parameter is not finite.
     """
     concentration = np.empty(time_h.size)
     area = np.empty(time_h.size)

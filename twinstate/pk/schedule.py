@@ -1,6 +1,7 @@
-"""What a propagation has to do and when: parameters by segment, and the doses in the order in which they enter.
+"""What a propagation has to do and when: parameters by segment, and doses in the order they enter.
 
-A lag moves with eta, so the plan belongs to one eta vector; its memory is made once and filled again for every point.
+A lag moves with eta, so the plan belongs to one eta vector; its memory is made once and filled again for
+every point.
 """
 
 from __future__ import annotations

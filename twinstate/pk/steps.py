@@ -1,8 +1,8 @@
 """The exact elements of one step: what a mode holds, and has held, after a while of decay and input.
 
-A mode with decay rate r obeys dx/dt = -r x + input. Its answers to the three inputs below are divided differences of
-the exponential; each is written so that no two nearly equal numbers are subtracted, whichever rates coincide or
-vanish (McNamee, Stenger, Whitney 1973, Math. Comp. 27:141-146, on such differences).
+A mode with decay rate r obeys dx/dt = -r x + input. Its answers to the three inputs below are divided
+differences of the exponential; each is written so that no two nearly equal numbers are subtracted, whichever
+rates coincide or vanish (McCurdy, Ng, Parlett 1984, Math. Comp. 43:501-528, on such differences).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SERIES_TERMS = 9
 
 @kernel
 def held(rate: float, time: float, decay: float) -> float:
-    """Integral of exp(-rate s) over s in [0, time]: a unit amount's time in the mode; also a unit rate's amount.
+    """Integral of exp(-rate s) over [0, time]: a unit amount's time in the mode; a unit rate's amount.
 
     Args:
         rate: 1/h.
@@ -58,7 +58,9 @@ def held_under_infusion(rate: float, time: float, unit_held: float) -> float:
 
 @kernel
 def absorbed(rate: float, absorption: float, time: float, decay: float, depot_decay: float) -> float:
-    """Amount in a mode fed by exp(-absorption s), in h: (e^{-rate t} - e^{-absorption t}) / (absorption - rate).
+    """Amount in a mode fed by exp(-absorption s), h.
+
+    It is (exp(-rate t) - exp(-absorption t)) / (absorption - rate).
 
     Args:
         rate: Decay of the mode, 1/h.
