@@ -1,0 +1,310 @@
+"""One published model of one drug, as its file in `config/drugs/` says it; canonical units throughout.
+
+How a covariate changes a parameter is one of the effects below. The list is closed: a file holds numbers, never a
+formula to execute. `population/covariates.py` computes with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstate.catalogue import Bounds, Covariate, Provenance
+
+
+class Residual(NamedTuple):
+    """Spread of a level around the model: SD^2 = (proportional * level)^2 + additive_mg_L^2."""
+
+    proportional: float
+    additive_mg_L: float
+
+
+@dataclass(frozen=True)
+class Condition:
+    """When a factor or another typical value applies: exactly one of the last three fields is set.
+
+    Attributes:
+        covariate: Flag, category or number.
+        is_value: A flag's truth or a category's word.
+        below: A number below this.
+        at_least: A number at or above this.
+    """
+
+    covariate: str
+    is_value: bool | str | None = None
+    below: float | None = None
+    at_least: float | None = None
+
+
+@dataclass(frozen=True)
+class Instead:
+    """The typical value is `typical` when the condition holds."""
+
+    condition: Condition
+    typical: float
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Multiply by `factor` when the condition holds."""
+
+    condition: Condition
+    factor: float
+
+
+@dataclass(frozen=True)
+class Power:
+    """Multiply by (x / reference) ^ power, x kept within `within`."""
+
+    covariate: str
+    reference: float
+    power: float
+    within: Bounds
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Multiply by exp(slope * (x - reference)), x kept within `within`."""
+
+    covariate: str
+    reference: float
+    slope: float
+    within: Bounds
+
+
+@dataclass(frozen=True)
+class LinearCentred:
+    """Multiply by 1 + slope * (x - reference), x kept within `within`."""
+
+    covariate: str
+    reference: float
+    slope: float
+    within: Bounds
+
+
+@dataclass(frozen=True)
+class LinearSum:
+    """Add slope * x, x kept within `within`; slope in the parameter's unit per unit of x."""
+
+    covariate: str
+    slope: float
+    within: Bounds
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """Multiply by the factor interpolated between (x, factor) points, constant beyond the ends."""
+
+    covariate: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """Multiply by the factor of this gene's diplotype."""
+
+    gene: str
+    factors: Mapping[str, float]
+
+
+Effect = Instead | Factor | Power | Exponential | LinearCentred | LinearSum | Piecewise | Genotype
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A structural parameter: typical value, then effects in the order they are applied."""
+
+    name: str
+    typical: float
+    unit: str
+    effects: tuple[Effect, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class CreatinineClearance:
+    """How the paper computed creatinine clearance.
+
+    Attributes:
+        method: `cockcroft_gault` or `dettli`.
+        cap: mL/min; above it the clearance is this. Infinite where the paper has none.
+        creatinine_floor: mg/dL; a creatinine below it is taken as this. 0 where the paper has none.
+        floor_above_age: a; the floor holds for older patients only.
+    """
+
+    method: str
+    cap: float
+    creatinine_floor: float
+    floor_above_age: float
+
+
+@dataclass(frozen=True)
+class Range:
+    """What the paper's population held of one covariate: a range, or words and flags."""
+
+    covariate: str
+    within: Bounds | None
+    one_of: tuple[bool | str, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Whom the model was built on. Outside it the twin is `out_of_domain` and says why.
+
+    Attributes:
+        ranges: Covariates.
+        doses_mg: Single doses that were studied, mg; empty where any dose is fine.
+        dose_note: What is known of other doses.
+    """
+
+    ranges: tuple[Range, ...]
+    doses_mg: tuple[float, ...]
+    dose_note: str
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A toxicity alarm: one row of the drug's file.
+
+    Attributes:
+        name: Unique within the drug.
+        metric: `concentration` (peak ahead), `auc24` (highest 24 h ahead) or `effect_rise` (of the channel).
+        limit: Crossed above this, in `unit`.
+        unit: mg/L, mg*h/L, or the channel's unit.
+        horizon_h: How far ahead is looked, h.
+        harm: What is feared, for people.
+        severity_label: The source's word for it: `warn` or `alarm`.
+        status: How far the source was checked (see `Provenance`).
+        source: Citation.
+        version: Part of every episode's identity: raise it whenever the row changes.
+    """
+
+    name: str
+    metric: str
+    limit: float
+    unit: str
+    horizon_h: float
+    harm: str
+    severity_label: str
+    status: str
+    source: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """baseline * amplitude * cos(2 pi (t - acrophase_h) / period_h), t in hours since 1970 (UTC).
+
+    Attributes:
+        period_h: h; divides 24, so that the phase is the same every day.
+        amplitude: Fraction of the baseline.
+        acrophase_h: When it peaks, h after 00:00 UTC.
+    """
+
+    period_h: float
+    amplitude: float
+    acrophase_h: float
+
+
+@dataclass(frozen=True)
+class Channel:
+    """How the drug moves one wearable signal: baseline, rhythms, and a direct Emax effect of the level.
+
+    expected = baseline * (1 + rhythms) + emax * C / (ec50 + C)
+
+    Attributes:
+        signal: Slug of the signal; values in its unit.
+        unit: The signal's unit.
+        baseline_typical: Mesor.
+        baseline_cv: Between patients, log-normal, omega^2 = ln(1 + CV^2).
+        rhythms: Cosines round the mesor.
+        emax: Largest effect of the drug, in `unit`.
+        emax_cv: Between patients, log-normal, omega^2 = ln(1 + CV^2).
+        ec50_mg_L: Level of half the effect, mg/L.
+        residual_cv: Of one reading, as a fraction of what is expected.
+        noise_time_constant_h: Time after which the residual's autocorrelation is 1/e, h.
+        baseline_drift_per_sqrt_h: SD of the baseline's random walk after one hour, in `unit`.
+        keep_h: How long windows count, h (the signal's).
+        provenance: By field name.
+    """
+
+    signal: str
+    unit: str
+    baseline_typical: float
+    baseline_cv: float
+    rhythms: tuple[Rhythm, ...]
+    emax: float
+    emax_cv: float
+    ec50_mg_L: float
+    residual_cv: float
+    noise_time_constant_h: float
+    baseline_drift_per_sqrt_h: float
+    keep_h: float
+    provenance: Mapping[str, Provenance]
+
+
+@dataclass(frozen=True, eq=False)
+class DrugModel:
+    """One file of `config/drugs/`.
+
+    Attributes:
+        drug: Name on the wire.
+        model: The file's stem.
+        digest: SHA-256 (hex) of the file's bytes.
+        default: Whether this is the model the drug uses.
+        source: Citation of the model.
+        transcription: Where its numbers were read.
+        population: Who was studied.
+        notes: What a user must know, one sentence each.
+        analyte: The level this model predicts.
+        routes: `iv`, `oral`, or both.
+        compartments: 1 or 2.
+        oral_kind: `first_order`, `zero_order` or `none`.
+        parameters: By name, those of `STRUCTURAL_PARAMETERS` the model has; `elimination_rate` may stand in for
+            `central_volume` (which then is clearance / elimination_rate and shares clearance's variability).
+        etas: Names of the parameters that vary between patients, in the order of `omega`.
+        omega: Between-subject covariance of the log-parameters, shape (eta, eta).
+        eta_index: Which eta moves each structural parameter, shape (8,), int64; -1 where none does.
+        residual: Of a level.
+        creatinine_clearance: The paper's rule, None when the model does not ask for it.
+        defaults: Covariates the file declares for patients of whom nothing was told; empty for most.
+        covariates: Catalogue rows of everything the model may read.
+        domain: Whom it was built on.
+        thresholds: Toxicity alarms.
+        channel: Effect on a wearable signal, or None.
+        keep_h: How long a dose or a level counts, h.
+        stale_after_h: Without a dose or level for this long the twin is stale, h.
+        provenance: Of every number, by its key in the file.
+    """
+
+    drug: str
+    model: str
+    digest: str
+    default: bool
+    source: str
+    transcription: str
+    population: str
+    notes: tuple[str, ...]
+    analyte: str
+    routes: tuple[str, ...]
+    compartments: int
+    oral_kind: str
+    parameters: Mapping[str, Parameter]
+    etas: tuple[str, ...]
+    omega: NDArray[np.float64]
+    eta_index: NDArray[np.int64]
+    residual: Residual
+    creatinine_clearance: CreatinineClearance | None
+    defaults: Mapping[str, float | str | bool]
+    covariates: Mapping[str, Covariate]
+    domain: Domain
+    thresholds: tuple[Threshold, ...]
+    channel: Channel | None
+    keep_h: float
+    stale_after_h: float
+    provenance: Mapping[str, Provenance]

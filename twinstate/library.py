@@ -1,0 +1,374 @@
+"""Reads `config/drugs/`, `config/signals.yaml` and `config/risk.yaml`, and checks form, units and meaning.
+
+The one place of `twinstate` that opens a file. A drug is added by a file, a signal or a threshold by a row; what is
+wrong is refused with file, key, value, rule and way out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from twinstate import forms
+from twinstate.catalogue import Analyte, Bounds, Covariate, Provenance, Signal
+from twinstate.drug import DrugModel
+from twinstate.drug_file import DrugFile
+from twinstate.errors import LibraryError
+from twinstate.policy import Policy
+
+
+class DrugRow(NamedTuple):
+    """A model in a list for people."""
+
+    drug: str
+    model: str
+    default: bool
+    population: str
+    source: str
+    routes: tuple[str, ...]
+    compartments: int
+    analyte: str
+    covariates: tuple[str, ...]
+    signal: str
+    thresholds: tuple[str, ...]
+    statuses: dict[str, int]
+    notes: tuple[str, ...]
+
+
+class SignalRow(NamedTuple):
+    """Something measured or told, in a list for people."""
+
+    kind: str
+    slug: str
+    title: str
+    loinc: tuple[str, ...]
+    unit: str
+    read_units: tuple[str, ...]
+    reject: str
+    usual: str
+    models: tuple[str, ...]
+    statuses: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Everything under `config/` that decides what a twin says.
+
+    Attributes:
+        drugs: The default model of each drug.
+        models: Every model by its file's stem.
+        signals: Wearable signals by slug.
+        analytes: Laboratory tests by slug.
+        covariates: What a patient record may tell, by slug.
+        policy: Limits every drug shares.
+        fingerprint: SHA-256 (hex) over the content of all files; comments and layout do not count.
+    """
+
+    drugs: Mapping[str, DrugModel]
+    models: Mapping[str, DrugModel]
+    signals: Mapping[str, Signal]
+    analytes: Mapping[str, Analyte]
+    covariates: Mapping[str, Covariate]
+    policy: Policy
+    fingerprint: str
+
+    def find_analyte(self, name: str) -> Analyte | None:
+        """The laboratory test with this slug or LOINC code."""
+        return self.analytes.get(name) or next((a for a in self.analytes.values() if name in a.loinc), None)
+
+    def find_signal(self, name: str) -> Signal | None:
+        """The wearable signal with this slug or LOINC code."""
+        return self.signals.get(name) or next((s for s in self.signals.values() if name in s.loinc), None)
+
+    def describe_drugs(self) -> tuple[DrugRow, ...]:
+        """One row a model, by name."""
+        return tuple(_drug_row(model) for _, model in sorted(self.models.items()))
+
+    def describe_signals(self) -> tuple[SignalRow, ...]:
+        """One row a signal, then one a laboratory test, each by name."""
+        rows = []
+        for signal in self.signals.values():
+            used = tuple(
+                m.model for m in self.models.values() if m.channel and m.channel.signal == signal.slug
+            )
+            rows.append(_signal_row("wearable", signal, used))
+        for analyte in self.analytes.values():
+            used = tuple(
+                m.model
+                for m in self.models.values()
+                if m.analyte == analyte.slug
+                or (analyte.covariate is not None and analyte.covariate in m.covariates)
+            )
+            rows.append(_signal_row("lab", analyte, used))
+        return tuple(rows)
+
+
+def load_library(directory: Path) -> Library:
+    """Read and check the library.
+
+    Args:
+        directory: The folder `config`, holding `signals.yaml`, `risk.yaml` and `drugs/*.yaml`.
+
+    Raises:
+        LibraryError: The first breach found, with its place and way out.
+    """
+    signals_data = _read_yaml(directory / "signals.yaml")
+    risk_data = _read_yaml(directory / "risk.yaml")
+    contents: dict[str, object] = {"signals.yaml": signals_data, "risk.yaml": risk_data}
+    catalogue = forms.read_form(forms.SignalsFile, signals_data, str(directory / "signals.yaml"))
+    place = str(directory / "signals.yaml")
+    signals = {slug: _signal(place, slug, row) for slug, row in sorted(catalogue.signals.items())}
+    analytes = {slug: _analyte(place, slug, row) for slug, row in sorted(catalogue.analytes.items())}
+    covariates = {
+        slug: _covariate(place, slug, row, analytes) for slug, row in sorted(catalogue.covariates.items())
+    }
+    _check_catalogue(place, signals, analytes, covariates)
+    models: dict[str, DrugModel] = {}
+    for path in sorted((directory / "drugs").glob("*.yaml")):
+        data = _read_yaml(path)
+        contents[f"drugs/{path.name}"] = data
+        form = forms.read_form(forms.DrugForm, data, str(path))
+        if not path.stem.startswith(f"{form.drug}-"):
+            raise LibraryError(
+                f"{path}: drug is {form.drug}, so the file must be called {form.drug}-<author>-<year>.yaml"
+            )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        models[path.stem] = DrugFile(
+            form, str(path), path.stem, digest, signals, analytes, covariates
+        ).build()
+    if not models:
+        raise LibraryError(
+            f"{directory / 'drugs'}: holds no *.yaml; add a drug file (config/drugs/README.md says how)"
+        )
+    return Library(
+        drugs=_defaults(directory, models),
+        models=models,
+        signals=signals,
+        analytes=analytes,
+        covariates=covariates,
+        policy=_policy(str(directory / "risk.yaml"), risk_data),
+        fingerprint=_fingerprint(contents),
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without surprises: a key written twice is refused instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key}' is written twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as unreadable:
+        raise LibraryError(f"{path}: cannot be read ({unreadable.strerror}); the library needs it") from None
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader underneath
+    except yaml.YAMLError as wrong:
+        raise LibraryError(f"{path}: is not YAML: {' '.join(str(wrong).split())}") from None
+
+
+def _fingerprint(contents: Mapping[str, object]) -> str:
+    canonical = json.dumps(
+        contents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _bounds(place: str, key: str, pair: list[float]) -> Bounds:
+    low, high = pair
+    if low >= high:
+        raise LibraryError(f"{place}: {key} is [{low:g}, {high:g}], but the first must be below the second")
+    return Bounds(float(low), float(high))
+
+
+def _units(place: str, key: str, unit: str, units: Mapping[str, float]) -> dict[str, float]:
+    if units.get(unit) != 1:
+        raise LibraryError(
+            f"{place}: {key}.units has {units.get(unit)} for the canonical unit '{unit}', which must have the factor 1; "
+            f"add '{unit}': 1"
+        )
+    return {unit: 1.0, **{name: float(factor) for name, factor in units.items() if name != unit}}
+
+
+def _provenance(row: forms.Sourced) -> Provenance:
+    return Provenance(row.status, row.source or "see the head of the file")
+
+
+def _signal(place: str, slug: str, row: forms.SignalForm) -> Signal:
+    key = f"signals.{slug}"
+    provenance = {"codes": _provenance(row.codes), "bounds": _provenance(row.bounds)}
+    if row.noise is not None:
+        provenance["noise"] = _provenance(row.noise)
+    elif row.device_sd is not None:
+        raise LibraryError(
+            f"{place}: {key}.device_sd is {row.device_sd:g}, but noise, its status and source, is missing"
+        )
+    return Signal(
+        slug=slug,
+        title=row.title,
+        loinc=tuple(row.loinc),
+        unit=row.unit,
+        units=_units(place, key, row.unit, row.units),
+        resolution=row.resolution,
+        reject=_bounds(place, f"{key}.reject", row.reject),
+        usual=_bounds(place, f"{key}.flag", row.flag) if row.flag else None,
+        keep_h=row.keep_hours,
+        device_sd=row.device_sd,
+        provenance=provenance,
+    )
+
+
+def _analyte(place: str, slug: str, row: forms.AnalyteForm) -> Analyte:
+    key = f"analytes.{slug}"
+    return Analyte(
+        slug=slug,
+        title=row.title,
+        loinc=tuple(row.loinc),
+        unit=row.unit,
+        units=_units(place, key, row.unit, row.units),
+        reject=_bounds(place, f"{key}.reject", row.reject),
+        usual=_bounds(place, f"{key}.flag", row.flag) if row.flag else None,
+        covariate=row.covariate,
+        provenance={"codes": _provenance(row.codes), "bounds": _provenance(row.bounds)},
+    )
+
+
+def _covariate(place: str, slug: str, row: forms.CovariateForm, analytes: Mapping[str, Analyte]) -> Covariate:
+    key = f"covariates.{slug}"
+    number = row.kind == "number"
+    if number != (row.unit is not None and row.units is not None and row.bounds is not None):
+        raise LibraryError(
+            f"{place}: {key} is a {row.kind}, but unit, units and bounds belong to numbers, and to all of them"
+        )
+    if (row.kind == "category") != (len(row.categories) >= 2):
+        raise LibraryError(
+            f"{place}: {key} is a {row.kind}, but a category, and only it, lists two categories or more"
+        )
+    return Covariate(
+        slug=slug,
+        kind=row.kind,
+        meaning=row.meaning,
+        unit=row.unit or "",
+        units=_units(place, key, row.unit, row.units) if row.unit and row.units else {},
+        bounds=_bounds(place, f"{key}.bounds", row.bounds) if row.bounds else None,
+        categories=tuple(row.categories),
+        fed_by=tuple(a.slug for a in analytes.values() if a.covariate == slug),
+    )
+
+
+def _check_catalogue(
+    place: str,
+    signals: Mapping[str, Signal],
+    analytes: Mapping[str, Analyte],
+    covariates: Mapping[str, Covariate],
+) -> None:
+    for analyte in analytes.values():
+        if analyte.covariate is None:
+            continue
+        fed = covariates.get(analyte.covariate)
+        if fed is None or fed.unit != analyte.unit:
+            unit = "not listed under covariates" if fed is None else f"in {fed.unit or 'no unit'}"
+            raise LibraryError(
+                f"{place}: analytes.{analyte.slug}.covariate is {analyte.covariate}, which is {unit}; it must be a number "
+                f"in {analyte.unit}, the unit of the analyte"
+            )
+    for rows in (signals, analytes):
+        codes = Counter(code for row in rows.values() for code in row.loinc)
+        for code, times in codes.items():
+            if times > 1:
+                raise LibraryError(
+                    f"{place}: the LOINC code {code} stands in {times} rows, but an alias names one row only"
+                )
+
+
+def _defaults(directory: Path, models: Mapping[str, DrugModel]) -> dict[str, DrugModel]:
+    named: dict[str, list[str]] = {}
+    for model in models.values():
+        named.setdefault(model.drug, []).extend([model.model] if model.default else [])
+    for drug, chosen in named.items():
+        if len(chosen) != 1:
+            raise LibraryError(
+                f"{directory / 'drugs'}: {drug} has {len(chosen)} models with 'default: true' ({', '.join(chosen)}), but "
+                "exactly one must be the default; set the others to 'default: false'"
+            )
+    return {drug: models[chosen[0]] for drug, chosen in sorted(named.items())}
+
+
+def _policy(place: str, data: object) -> Policy:
+    form = forms.read_form(forms.RiskFile, data, place)
+    episodes, time = form.episodes, form.time
+    for low, high in (
+        ("clear_probability", "raise_probability"),
+        ("raise_probability", "high_probability"),
+        ("high_until_probability", "high_probability"),
+        ("clear_probability", "high_until_probability"),
+    ):
+        if getattr(episodes, low) >= getattr(episodes, high):
+            raise LibraryError(
+                f"{place}: episodes.{low} is {getattr(episodes, low):g}, but must be below {high} "
+                f"({getattr(episodes, high):g}), or an episode would flicker"
+            )
+    return Policy(
+        raise_probability=episodes.raise_probability,
+        clear_probability=episodes.clear_probability,
+        high_probability=episodes.high_probability,
+        high_until_probability=episodes.high_until_probability,
+        out_of_domain_cap=episodes.out_of_domain_cap,
+        late_h=time.late_after_hours,
+        late_wearable_h=time.late_wearable_after_hours,
+        revise_h=24.0 * time.revise_days,
+        revise_wearable_h=time.revise_wearable_hours,
+        future_h=time.future_tolerance_minutes / 60.0,
+        settled_h=time.settled_after_hours,
+    )
+
+
+def _drug_row(model: DrugModel) -> DrugRow:
+    statuses = Counter(p.status for p in model.provenance.values())
+    return DrugRow(
+        drug=model.drug,
+        model=model.model,
+        default=model.default,
+        population=model.population,
+        source=model.source,
+        routes=model.routes,
+        compartments=model.compartments,
+        analyte=model.analyte,
+        covariates=tuple(model.covariates),
+        signal=model.channel.signal if model.channel else "",
+        thresholds=tuple(f"{t.metric} above {t.limit:g} {t.unit} ({t.status})" for t in model.thresholds),
+        statuses=dict(sorted(statuses.items())),
+        notes=model.notes,
+    )
+
+
+def _signal_row(kind: str, row: Signal | Analyte, models: tuple[str, ...]) -> SignalRow:
+    return SignalRow(
+        kind=kind,
+        slug=row.slug,
+        title=row.title,
+        loinc=row.loinc,
+        unit=row.unit,
+        read_units=tuple(row.units),
+        reject=f"outside {row.reject.low:g} to {row.reject.high:g}",
+        usual=f"{row.usual.low:g} to {row.usual.high:g}" if row.usual else "",
+        models=models,
+        statuses={part: p.status for part, p in row.provenance.items()},
+    )
