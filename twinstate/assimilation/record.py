@@ -310,7 +310,8 @@ def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats, resi
     """
     if labs.time_h.size == 0:
         return Gaussian(np.zeros(prior_covariance.shape[0]), prior_covariance.copy(), 0, "prior")
-    fit = fit_record(course, labs, prior_covariance, Residual(*residual))
+    # A copy, because numba compiles anew for an array that may not be written to.
+    fit = fit_record(course, labs, prior_covariance.copy(), Residual(*residual))
     if fit.status == NOT_FINITE:
         raise MathsError(
             f"The update with {labs.time_h.size} levels met a number that is not finite in iteration "

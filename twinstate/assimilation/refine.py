@@ -232,12 +232,11 @@ def refine(
         points = times_transposed(table[:FEWEST_POINTS, 1 : etas + 1], factor)
         weights = np.full(FEWEST_POINTS, 1.0 / FEWEST_POINTS)
         return Cloud(points, weights, float(FEWEST_POINTS), np.zeros(etas), prior_covariance.copy())
-    cloud = refine_points(
-        course, labs, prior_covariance, Residual(*residual), gaussian.mean, gaussian.covariance, table
-    )
+    prior = prior_covariance.copy()
+    cloud = refine_points(course, labs, prior, Residual(*residual), gaussian.mean, gaussian.covariance, table)
     if not math.isfinite(cloud.effective_size):
         raise MathsError(
             f"Refinement with {labs.time_h.size} levels: a prediction is not finite, or no parameters the "
-            "prior allows can explain the levels. Correct or cancel the record; every further record tries again."
+            "prior allows can explain the levels. Correct or cancel the record; every further one tries again."
         )
     return cloud

@@ -109,4 +109,5 @@ def predictive_quantiles(predicted: Floats, weights: Floats, residual: Residual,
         error is large against the prediction.
     """
     plain = Residual(*residual)
-    return np.array([_predictive_quantile(predicted, weights, plain, float(q)) for q in qs])
+    column = np.ascontiguousarray(predicted)
+    return np.array([_predictive_quantile(column, weights, plain, float(q)) for q in qs])
