@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from twinstate.assimilation.refine import predictive_quantiles
+from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.history import Entry, Lab
@@ -19,6 +19,7 @@ from twinstate.risk.assess import Interval, Risk, assess, highest_auc24, interva
 from twinstate.therapy import Therapy, content_key, therapy_at
 from twinstate.types import hours
 
+QUANTILES = np.array([0.5, 0.05, 0.95])
 PARAMETER_UNITS = ("L/h", "L", "L/h", "L", "1/h", "h", "1", "h")
 
 
@@ -181,7 +182,7 @@ def check_level(entries: Sequence[Entry], at_watermark: Therapy, library: Librar
     def forecast(count: int) -> Interval:
         cloud = fit_levels(before, count, memo).cloud
         concentration, _ = solve_points(before.given, cloud.points, at)
-        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, (0.5, 0.05, 0.95))
+        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
         return Interval(*(float(q) for q in quantiles))
 
     def compute() -> LevelCheck:

@@ -19,7 +19,7 @@ from twinstate.errors import CovariateError
 from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
 from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
-from twinstate.population.covariates import typical_log_parameters
+from twinstate.population.covariates import doses_outside, typical_log_parameters
 from twinstate.timeline import LASTING_KINDS
 from twinstate.types import NS_PER_HOUR, hours
 
@@ -108,7 +108,7 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
             censored=np.array([int(lab.censored) for _, lab in usable], dtype=np.int64),
         ),
         lab_entries=tuple(e for e, _ in usable),
-        outside=outside,
+        outside=outside + doses_outside(model, [d.amount_mg for _, d in given] + [p.amount_mg for p in planned]),
         flags=tuple(flags),
     )
 

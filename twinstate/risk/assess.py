@@ -11,9 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.assimilation.refine import weighted_quantile
+from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import Threshold
 from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook
+
+
+Metric = Callable[[Outlook, Threshold], "Risk"]
 
 
 class Interval(NamedTuple):
@@ -59,19 +62,27 @@ def highest_auc24(outlook: Outlook, horizon_h: float) -> NDArray[np.float64]:
     return np.asarray((outlook.auc[:, ends] - outlook.auc[:, starts]).max(axis=1))
 
 
-METRICS: dict[str, Callable[[Outlook, float], NDArray[np.float64]]] = {
-    "concentration": peak_concentration,
-    "auc24": highest_auc24,
-}
-
-
 def assess(outlook: Outlook, threshold: Threshold) -> Risk:
-    """Probability that exposure crosses a threshold within its horizon."""
-    values = METRICS[threshold.metric](outlook, threshold.horizon_h)
-    weights = outlook.fit.cloud.weights
-    probability = float(np.where(values > threshold.limit, weights, 0.0).sum())
-    error = float(np.sqrt(max(probability * (1.0 - probability), 0.0) / outlook.fit.cloud.effective_size))
-    return Risk(threshold.name, probability, error, interval(values, weights))
+    """Probability that exposure, or its effect, crosses a threshold within its horizon."""
+    return METRICS[threshold.metric](outlook, threshold)
+
+
+def _exceedance(metric: Callable[[Outlook, float], NDArray[np.float64]]) -> Metric:
+    """A metric with one value a point: its probability is the weight above the limit."""
+
+    def assess_metric(outlook: Outlook, threshold: Threshold) -> Risk:
+        values = metric(outlook, threshold.horizon_h)
+        weights = outlook.fit.cloud.weights
+        chance = chance_above(values, weights, threshold.limit)
+        return Risk(threshold.name, chance.probability, chance.error, interval(values, weights))
+
+    return assess_metric
+
+
+METRICS: dict[str, Metric] = {
+    "concentration": _exceedance(peak_concentration),
+    "auc24": _exceedance(highest_auc24),
+}
 
 
 def _until(outlook: Outlook, horizon_h: float) -> int:

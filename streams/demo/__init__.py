@@ -1,0 +1,1 @@
+"""The demo: real patients and a virtual ward through the whole pipeline."""
