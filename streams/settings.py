@@ -141,6 +141,7 @@ class WorkerSettings(_Section):
     audit_max_batches: int = Field(ge=1)
     trace_max_batches: int = Field(ge=1)
     stalled_after_seconds: float = Field(gt=0)
+    metrics_host: str = Field(min_length=1)
     metrics_port: int = Field(ge=0, le=65_535)
     log_level: Literal["debug", "info", "warning", "error"]
 

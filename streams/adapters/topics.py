@@ -1,7 +1,11 @@
-"""The topics of `config/topics.yaml` on a broker: made when missing, compared when there."""
+"""The topics of `config/topics.yaml` on a broker: made when missing, compared when there.
+
+`python -m streams.adapters.topics` does so for the broker of the settings.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +20,8 @@ from confluent_kafka.admin import (
     TopicMetadata,
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streams.settings import load_settings
 
 ANSWER_WITHIN_S = 10.0
 
@@ -182,3 +188,21 @@ def _settings_of(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str
         return {resource.name: answer.result(ANSWER_WITHIN_S) for resource, answer in answers.items()}
     except KafkaException as error:
         raise TopicError(f"{', '.join(names)}: settings cannot be read: {error.args[0].str()}") from error
+
+
+def main() -> int:
+    """Make and compare the topics of the settings; the exit status is 1 when they differ."""
+    settings = load_settings()
+    try:
+        made = create_topics(settings.kafka.connection(), read_topics(settings.paths.topics))
+    except TopicError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(
+        f"made: {', '.join(made)}\n" if made else "all topics are as config/topics.yaml wants them\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
