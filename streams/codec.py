@@ -124,24 +124,33 @@ class Decoder:
 
     def _parse(self, raw: RawRecord) -> WireRecord:
         if not raw.value:
-            raise _Refused("empty", "the record has no body; send a JSON object, or cancel with cancelled: true")
+            raise _Refused(
+                "empty", "the record has no body; send a JSON object, or cancel with cancelled: true"
+            )
         if len(raw.value) > LARGEST_RECORD:
             raise _Refused(
                 "too_large",
                 f"the body has {len(raw.value)} bytes, more than the {LARGEST_RECORD} allowed; split the frame",
             )
         try:
-            return self._json.decode(raw.value)
+            record: WireRecord = self._json.decode(raw.value)
         except RecursionError:
-            raise _Refused("not_json", "the body is nested too deeply to be read; send a plain record") from None
+            raise _Refused(
+                "not_json", "the body is nested too deeply to be read; send a plain record"
+            ) from None
         except msgspec.ValidationError as error:
-            raise _Refused("wrong_schema", f"{error}; see docs/contract.md for the fields of {SCHEMA}") from None
+            raise _Refused(
+                "wrong_schema", f"{error}; see docs/contract.md for the fields of {SCHEMA}"
+            ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _Refused("not_json", f"the body is not JSON: {error}") from None
+        return record
 
     def _check_place(self, raw: RawRecord, patient: str) -> None:
         if raw.key is None or raw.key != patient.encode():
-            raise _Refused("key_mismatch", "the record's key is not its field `patient`; use the pseudonym as the key")
+            raise _Refused(
+                "key_mismatch", "the record's key is not its field `patient`; use the pseudonym as the key"
+            )
         if self._partition is None:
             return
         right = partition_of(raw.key, self._partitions)
@@ -160,7 +169,8 @@ class Decoder:
             if _kind(record) == "discharge":
                 return Discharge()
             raise _Refused(
-                "wrong_schema", "the record has no payload; only a record with cancelled: true may leave it out"
+                "wrong_schema",
+                "the record has no payload; only a record with cancelled: true may leave it out",
             )
         if isinstance(payload, PatientPayload):
             return self._facts(payload)
@@ -206,14 +216,18 @@ class Decoder:
             for i, line in enumerate(payload.lines)
             for n in range(line.count)
         ]
-        return Regimen(payload.drug, tuple(sorted(doses, key=lambda d: (d.due, d.amount_mg))), payload.grace_h)
+        return Regimen(
+            payload.drug, tuple(sorted(doses, key=lambda d: (d.due, d.amount_mg))), payload.grace_h
+        )
 
     def _dose(self, payload: DosePayload) -> Dose:
         model = self._drug(payload.drug)
         if payload.status == "missed":
             return Dose(payload.drug, False, 0.0, "", 0.0, 0.0)
         if payload.amount is None or payload.route is None:
-            raise _Refused("wrong_schema", "payload.amount and payload.route are required for a dose that was given")
+            raise _Refused(
+                "wrong_schema", "payload.amount and payload.route are required for a dose that was given"
+            )
         return Dose(
             drug=payload.drug,
             given=True,
@@ -255,7 +269,9 @@ class Decoder:
             if len(offsets) != n:
                 raise _Refused("bad_frame", f"payload.offsets_s has {len(offsets)} entries for {n} values")
             if max(offsets) > 0:
-                raise _Refused("bad_frame", "payload.offsets_s must not be positive: event_time is the last sample")
+                raise _Refused(
+                    "bad_frame", "payload.offsets_s must not be positive: event_time is the last sample"
+                )
         elif payload.period_s is not None:
             offsets = [-(n - 1 - i) * payload.period_s for i in range(n)]
         elif n == 1:
@@ -279,7 +295,9 @@ class Decoder:
     def _amount(self, amount: Quantity, place: str) -> float:
         number = to_canonical(amount.value, amount.unit, AMOUNT, place)
         if not number > 0.0:
-            raise _Refused("implausible", f"{place} is {amount.value:g} {amount.unit}; a dose is more than nothing")
+            raise _Refused(
+                "implausible", f"{place} is {amount.value:g} {amount.unit}; a dose is more than nothing"
+            )
         return number
 
     def _route(self, route: str, model: DrugModel, place: str) -> str:

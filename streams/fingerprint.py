@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 
@@ -19,9 +21,11 @@ from twinstate.library import Library
 def _machine() -> str:
     """Code, interpreter, array library, compiler and processor."""
     digest = hashlib.sha256()
-    root = Path(twinstate.__file__).parent
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".npy")):
-        digest.update(path.relative_to(root).as_posix().encode())
+    package = Path(twinstate.__file__).parent
+    # Of the edge only what turns bytes into entries can change a twin.
+    edge = [Path(__file__).with_name(name) for name in ("codec.py", "records.py")]
+    for path in [*sorted(p for p in package.rglob("*") if p.suffix in (".py", ".npy")), *edge]:
+        digest.update(path.relative_to(package.parent).as_posix().encode())
         digest.update(path.read_bytes())
     parts = (
         digest.hexdigest(),
@@ -29,15 +33,10 @@ def _machine() -> str:
         np.__version__,
         numba.__version__,
         version("llvmlite"),
-        numba.core.config.CPU_NAME or _host_cpu(),
+        os.environ.get("NUMBA_CPU_NAME", ""),
+        f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}",
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _host_cpu() -> str:
-    import llvmlite.binding as llvm
-
-    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
 
 
 def fingerprint_of(library: Library) -> str:

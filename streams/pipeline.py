@@ -113,7 +113,9 @@ class Pipeline:
         counts["records"] = len(batch.records)
         documents = {patient: self._twins[patient].describe(self.rules) for patient in changed}
         return BatchOutcome(
-            twins={p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()},
+            twins={
+                p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()
+            },
             standing={p: standing_episodes(self._twins[p], self.rules) for p in changed},
             index={p: index_row(document) for p, (document, _) in documents.items()},
             outgoing=outgoing,
@@ -218,7 +220,9 @@ def describe_episode(episode: Episode, library: Library) -> dict[str, Any]:
         "forecast": {"median": risk.median, "low": risk.low, "high": risk.high, "unit": threshold.unit},
         "horizon_h": threshold.horizon_h,
         "levels": risk.levels,
-        "assumes": "planned doses given when due" if risk.planned else "no further doses: no regimen is known",
+        "assumes": "planned doses given when due"
+        if risk.planned
+        else "no further doses: no regimen is known",
         "model": model.model,
     }
 
@@ -248,11 +252,11 @@ def index_row(document: TwinDocument) -> bytes:
             "last_input": moment(max((e.last_input for e in document.estimates), default=0)),
             "levels": sum(e.levels for e in document.estimates),
             "standing": len(document.standing),
-            "highest_probability": max((r.probability for e in document.estimates for r in e.risks), default=0.0),
+            "highest_probability": max(
+                (r.probability for e in document.estimates for r in e.risks), default=0.0
+            ),
         }
     )
-
-
 
 
 def _trace(raw: RawRecord, record: tuple[Any, ...] | None, outcome: str, reason: str) -> Mapping[str, Any]:

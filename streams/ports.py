@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
 
+from twinstate.twin import StoredTwin as StoredTwin
+
 OutboxName = Literal["risk", "dead_letters"]
 
 OUTBOXES: tuple[OutboxName, ...] = ("risk", "dead_letters")
@@ -40,13 +42,6 @@ class Outgoing(NamedTuple):
     key: bytes
     headers: tuple[tuple[str, bytes], ...]
     value: bytes | None
-
-
-class StoredTwin(NamedTuple):
-    """A twin's bytes: `canonical` enters the digest, `rest` (revisions, caches, counters) does not."""
-
-    canonical: bytes
-    rest: bytes
 
 
 class Recalled(NamedTuple):

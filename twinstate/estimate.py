@@ -108,7 +108,9 @@ def horizon_of(model: DrugModel) -> float:
     return max((t.horizon_h for t in model.thresholds), default=24.0)
 
 
-def estimate_drug(entries: Sequence[Entry], model: DrugModel, library: Library, as_of: int, memo: Memo) -> DrugEstimate:
+def estimate_drug(
+    entries: Sequence[Entry], model: DrugModel, library: Library, as_of: int, memo: Memo
+) -> DrugEstimate:
     """Estimate one drug from the history up to `as_of`.
 
     Args:
@@ -152,7 +154,9 @@ def estimate_drug(entries: Sequence[Entry], model: DrugModel, library: Library, 
         auc24_ahead=interval(highest_auc24(outlook, horizon), weights),
         assumes=assumption(therapy),
         risks=tuple(assess(outlook, threshold) for threshold in model.thresholds),
-        checks=tuple(check_level(entries, therapy, library, i, memo) for i in range(len(therapy.lab_entries))),
+        checks=tuple(
+            check_level(entries, therapy, library, i, memo) for i in range(len(therapy.lab_entries))
+        ),
         flags=therapy.flags,
     )
 
@@ -166,14 +170,17 @@ def assumption(therapy: Therapy) -> str:
     return f"the {len(therapy.planned)} planned doses still to come are given when due; covariates stay as they are"
 
 
-def check_level(entries: Sequence[Entry], at_watermark: Therapy, library: Library, level: int, memo: Memo) -> LevelCheck:
+def check_level(
+    entries: Sequence[Entry], at_watermark: Therapy, library: Library, level: int, memo: Memo
+) -> LevelCheck:
     """Forecast one level as of the instant before its draw: doses and covariates up to it, levels strictly before.
 
     A dose at the very time of the draw comes after it.
     """
     model = at_watermark.model
     entry = at_watermark.lab_entries[level]
-    assert isinstance(entry.content, Lab)
+    lab = entry.content
+    assert isinstance(lab, Lab)
     before = therapy_at(entries, model, library, entry.event_time)
     levels = int(np.searchsorted(before.labs.time_h, hours(entry.event_time), side="left"))
     at = np.array([hours(entry.event_time)], dtype=np.float64)
@@ -190,8 +197,8 @@ def check_level(entries: Sequence[Entry], at_watermark: Therapy, library: Librar
             source=entry.source,
             id=entry.id,
             event_time=entry.event_time,
-            observed=entry.content.value,
-            censored=entry.content.censored,
+            observed=lab.value,
+            censored=lab.censored,
             levels_before=levels,
             forecast=forecast(levels),
             population=forecast(0),

@@ -98,7 +98,9 @@ def fit_levels(therapy: Therapy, levels: int, memo: Memo) -> Fit:
         residual = residual_of(model)
         gaussian = assimilate_record(course, labs, model.omega, residual)
         cloud = refine(course, labs, model.omega, residual, gaussian)
-        if not (np.isfinite(cloud.mean).all() and np.isfinite(cloud.covariance).all() and cloud.effective_size > 0):
+        if not (
+            np.isfinite(cloud.mean).all() and np.isfinite(cloud.covariance).all() and cloud.effective_size > 0
+        ):
             raise MathsError(f"the fit of {levels} levels to {model.model} is not finite")
         return Fit(gaussian, cloud)
 

@@ -86,7 +86,9 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
     counted = [e for e in until(entries, as_of) if e.event_time >= oldest or e.kind in LASTING_KINDS]
     doses = [(e, e.content) for e in counted if isinstance(e.content, Dose) and e.content.drug == model.drug]
     given = [(e.event_time, d) for e, d in doses if d.given]
-    levels = [(e, e.content) for e in counted if isinstance(e.content, Lab) and e.content.analyte == model.analyte]
+    levels = [
+        (e, e.content) for e in counted if isinstance(e.content, Lab) and e.content.analyte == model.analyte
+    ]
     flags: list[str] = []
     first_dose = given[0][0] if given else None
     usable = [(e, lab) for e, lab in levels if first_dose is not None and e.event_time > first_dose]
@@ -108,7 +110,8 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
             censored=np.array([int(lab.censored) for _, lab in usable], dtype=np.int64),
         ),
         lab_entries=tuple(e for e, _ in usable),
-        outside=outside + doses_outside(model, [d.amount_mg for _, d in given] + [p.amount_mg for p in planned]),
+        outside=outside
+        + doses_outside(model, [d.amount_mg for _, d in given] + [p.amount_mg for p in planned]),
         flags=tuple(flags),
     )
 
@@ -130,7 +133,10 @@ def with_planned(therapy: Therapy, until_ns: int) -> Course:
 
 def before_last_level(therapy: Therapy, levels: int) -> tuple[Course, Labs]:
     """Only what the first `levels` levels can depend on: equal inputs give equal arrays, whatever came after."""
-    labs = Labs(*(column[:levels] for column in therapy.labs))
+    levels_before = therapy.labs
+    labs = Labs(
+        levels_before.time_h[:levels], levels_before.value_mg_L[:levels], levels_before.censored[:levels]
+    )
     last = labs.time_h[-1] if levels else -np.inf
     course = therapy.given
     doses = int(np.searchsorted(course.dose_time_h, last, side="left"))
@@ -233,7 +239,11 @@ def _plan(counted: Sequence[Entry], drug: str, as_of: int) -> tuple[tuple[Planne
     for entry in counted:
         if not (isinstance(entry.content, Dose) and entry.content.drug == drug):
             continue
-        near = [(abs(p.due - entry.event_time), i) for i, (p, g) in enumerate(plan) if abs(p.due - entry.event_time) <= g]
+        near = [
+            (abs(p.due - entry.event_time), i)
+            for i, (p, g) in enumerate(plan)
+            if abs(p.due - entry.event_time) <= g
+        ]
         if near:
             del plan[min(near)[1]]
     ahead = tuple(p for p, grace in plan if p.due > as_of - grace)

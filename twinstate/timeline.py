@@ -80,7 +80,7 @@ class WindowKey(NamedTuple):
     """
 
     release: int  # end of the UTC hour that holds the frame's event time, ns
-    index: int  # number of the 5-minute window since 1970
+    window: int  # number of the 5-minute window since 1970
 
 
 def hour_end(event_time: int) -> int:
@@ -117,7 +117,9 @@ class Timeline:
     def in_order(self) -> list[Entry]:
         """Winning, uncancelled records but frames, in event time."""
         if self._ordered is None:
-            self._ordered = sorted((e for e in self.entries.values() if not e.cancelled), key=lambda e: e.place)
+            self._ordered = sorted(
+                (e for e in self.entries.values() if not e.cancelled), key=lambda e: e.place
+            )
         return self._ordered
 
     def judge(self, entry: Entry, append_time: int, rules: TimeRules, *, backfill: bool) -> Verdict:
@@ -205,8 +207,8 @@ class Timeline:
         horizon = hour_end(as_of) if whole else as_of
         for key, share in sorted(self.windows.get(signal, {}).items()):
             if as_of - keep < key.release <= horizon:
-                known = merged.get(key.index)
-                merged[key.index] = share if known is None else add_window(known, share)
+                known = merged.get(key.window)
+                merged[key.window] = share if known is None else add_window(known, share)
         return dict(sorted(merged.items()))
 
     def prune(self, keep: int, keep_windows: dict[str, int], rules: TimeRules) -> int | None:
@@ -232,7 +234,12 @@ class Timeline:
         for identity in [i for i, e in self.frames.items() if e.event_time < revisable]:
             del self.frames[identity]
         for signal, shares in self.windows.items():
-            oldest = self.watermark - keep_windows.get(signal, 24 * NS_PER_HOUR) - rules.late - rules.revise_wearable
+            oldest = (
+                self.watermark
+                - keep_windows.get(signal, 24 * NS_PER_HOUR)
+                - rules.late
+                - rules.revise_wearable
+            )
             for key in [k for k in shares if k.release < oldest]:
                 del shares[key]
         return horizon

@@ -178,7 +178,9 @@ class Twin:
         )
         memory = TwinMemory(
             frames=tuple(sorted(timeline.frames.values(), key=lambda e: e.place)),
-            announced=tuple(sorted(self.announced.values(), key=lambda a: (a.episode.crossing, a.episode.id))),
+            announced=tuple(
+                sorted(self.announced.values(), key=lambda a: (a.episode.crossing, a.episode.id))
+            ),
             decisions=tuple(self.decisions),
             opening=self.opening,
             settled_revised=self.settled_revised,
@@ -253,9 +255,15 @@ class Twin:
     def _quality(self, estimates: tuple[DrugEstimate, ...], rules: Rules) -> tuple[str, ...]:
         flags = {f"{e.drug}:{flag}" for e in estimates for flag in e.flags}
         modelled = {m.channel.signal for m in rules.library.drugs.values() if m.channel is not None}
-        flags |= {f"{signal}:unmodelled" for signal, s in self.timeline.windows.items() if s and signal not in modelled}
+        flags |= {
+            f"{signal}:unmodelled"
+            for signal, s in self.timeline.windows.items()
+            if s and signal not in modelled
+        }
         away = self._absences()
-        if any(s < e.event_time < (end or e.event_time + 1) for s, end in away for e in self.timeline.in_order()):
+        if any(
+            s < e.event_time < (end or e.event_time + 1) for s, end in away for e in self.timeline.in_order()
+        ):
             flags.add("after_discharge")
         return tuple(sorted(flags))
 

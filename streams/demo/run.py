@@ -87,7 +87,9 @@ def run_demo(seed: int = 1, *, serve: bool = False, as_json: bool = False) -> in
         stage.child("api", "serve")
         publish_and_follow(stage, records, console)
         heard.finish(read_ledger(stage.redis_url, GROUP, stage.topics.partitions))
-        console.print("Checking against the oracle: one process, one record at a time, over the same topic ...")
+        console.print(
+            "Checking against the oracle: one process, one record at a time, over the same topic ..."
+        )
         oracle = ask_oracle(stage)
         ledger = read_ledger(stage.redis_url, GROUP, stage.topics.partitions, with_twins=True)
         worker.require_running()
@@ -269,7 +271,9 @@ def summarise(
     events = [event for partition in heard.events.values() for event in partition]
     ids = {str(p): [e["ce_id"] for e in partition] for p, partition in heard.events.items()}
     stored = digest_of({p: t.canonical for p, t in ledger.twins.items()})
-    dead = {name.partition(".")[2]: n for name, n in ledger.counts.items() if name.startswith("dead_letters.")}
+    dead = {
+        name.partition(".")[2]: n for name, n in ledger.counts.items() if name.startswith("dead_letters.")
+    }
     late = dead.pop("late", 0)
     return {
         "seed": seed,

@@ -102,7 +102,11 @@ def test_an_episode_that_returns_goes_on_counting_its_revisions() -> None:
 
 
 def test_a_cleared_episode_that_stands_again_is_raised_again() -> None:
-    assert heard(points(0.6, 0.1), points(0.6, 0.4)) == [("raised", 1, 1), ("cleared", 1, 2), ("raised", 1, 3)]
+    assert heard(points(0.6, 0.1), points(0.6, 0.4)) == [
+        ("raised", 1, 1),
+        ("cleared", 1, 2),
+        ("raised", 1, 3),
+    ]
 
 
 def test_event_ids_come_from_content_alone() -> None:

@@ -25,7 +25,9 @@ GIVEN = Dose("vancomycin", True, 1000.0, "iv", 1.0, 0.0)
 LEVEL = Lab("vancomycin", 14.0, False)
 
 
-def entry(kind: str, name: str, at_h: float, content: Content | None, revision: int = 0, body: str = "") -> Entry:
+def entry(
+    kind: str, name: str, at_h: float, content: Content | None, revision: int = 0, body: str = ""
+) -> Entry:
     return Entry(
         kind=kind,
         source="ward",
@@ -94,7 +96,9 @@ def test_a_cancellation_may_arrive_before_what_it_cancels() -> None:
     assert timeline.watermark == START
 
 
-@pytest.mark.parametrize(("kind", "content", "limit_h"), [("lab", LEVEL, 72), ("wearable", Frame("qtc", ()), 12)])
+@pytest.mark.parametrize(
+    ("kind", "content", "limit_h"), [("lab", LEVEL, 72), ("wearable", Frame("qtc", ()), 12)]
+)
 def test_a_first_revision_is_late_just_beyond_its_limit(kind: str, content: Content, limit_h: float) -> None:
     timeline = admitted()
     timeline.accept(entry("tick", "t", 200, Tick()))

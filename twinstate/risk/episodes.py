@@ -195,7 +195,9 @@ def announce(
             undone.setdefault((known.episode.drug, known.episode.threshold), []).append(known)
     transitions: list[Transition] = []
 
-    def tell(kind: str, episode: Episode, replaces: str | None = None, replaced_by: str | None = None) -> None:
+    def tell(
+        kind: str, episode: Episode, replaces: str | None = None, replaced_by: str | None = None
+    ) -> None:
         known = told.get(episode.id)
         revision = 1 if known is None else known.revision + 1
         told[episode.id] = Announcement(episode, kind, revision)
@@ -217,8 +219,8 @@ def announce(
                 tell(UPDATED, episode)
             if episode.ended is not None and told[episode.id].standing:
                 tell(CLEARED, episode)
-        for i, known in enumerate(gone):
-            tell(RETRACTED, known.episode, replaced_by=fresh[i].id if i < len(fresh) else None)
+        for i, old in enumerate(gone):
+            tell(RETRACTED, old.episode, replaced_by=fresh[i].id if i < len(fresh) else None)
     return transitions, told
 
 
