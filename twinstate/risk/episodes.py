@@ -219,8 +219,8 @@ def announce(
                 tell(UPDATED, episode)
             if episode.ended is not None and told[episode.id].standing:
                 tell(CLEARED, episode)
-        for i, old in enumerate(gone):
-            tell(RETRACTED, old.episode, replaced_by=fresh[i].id if i < len(fresh) else None)
+        for i, undone_one in enumerate(gone):
+            tell(RETRACTED, undone_one.episode, replaced_by=fresh[i].id if i < len(fresh) else None)
     return transitions, told
 
 
