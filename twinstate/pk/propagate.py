@@ -186,6 +186,10 @@ def follow(
         segment_h = course.segment_start_h[segment + 1] - origin if segment + 1 < segments else NEVER
         output_h = time_h[output] - origin
         entry_h = body.entry_h[entry] if entry < entries else NEVER
+        if not math.isfinite(output_h):
+            concentration[output:] = np.nan
+            area[output:] = np.nan
+            return
         stop_h = NEVER
         ending = 0
         for index in range(running):
@@ -232,9 +236,9 @@ def follow(
                     pass
                 elif kind == THROUGH_DEPOT:
                     depot += body.entry_mg[entry]
-                elif kind == AT_CONSTANT_RATE:
+                elif kind == AT_CONSTANT_RATE and now + body.entry_duration_h[entry] > now:
                     end_h[running] = now + body.entry_duration_h[entry]
-                    rate_mg_h[running] = body.entry_mg[entry] / body.entry_duration_h[entry]
+                    rate_mg_h[running] = body.entry_mg[entry] / (end_h[running] - now)
                     running += 1
                 else:
                     for mode in range(amounts.size):
@@ -244,7 +248,7 @@ def follow(
             rate_in = 0.0
             for index in range(running):
                 rate_in += rate_mg_h[index]
-        else:  # a time that is not a number
+        else:  # a segment's start that is not a number
             concentration[output:] = np.nan
             area[output:] = np.nan
             return

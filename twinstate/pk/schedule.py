@@ -134,7 +134,10 @@ def _enter(body: Body, count: int, time: float, dose: int, kind: int, amount: fl
 
 @kernel
 def plan_entries(course: Course, body: Body) -> int:
-    """Fill the entries in order of time; their number, or -1 when a train reaches back past `TRAIN_LIMIT`."""
+    """Fill the entries in order of time; their number, or -1 when there is no such order.
+
+    That is when a time is not finite, or a steady state's lag or input outlasts `TRAIN_LIMIT` intervals.
+    """
     origin = course.dose_time_h[0]
     segment = 0
     count = 0
@@ -154,6 +157,8 @@ def plan_entries(course: Course, body: Body) -> int:
             if route == ZERO_ORDER_ORAL:
                 duration = body.parameters[segment, INPUT_DURATION]
         kind = THROUGH_DEPOT if route == INTO_DEPOT else AT_CONSTANT_RATE if duration > 0.0 else AT_ONCE
+        if not math.isfinite((given - origin) + lag):
+            return -1
         interval = course.dose_interval_h[dose]
         if interval > 0.0:
             if lag > TRAIN_LIMIT * interval or duration > TRAIN_LIMIT * interval:
