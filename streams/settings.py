@@ -135,8 +135,9 @@ class RedisSettings(_Section):
 
 
 class WorkerSettings(_Section):
-    """Limits of one worker."""
+    """Limits of one worker, and what it runs."""
 
+    pipeline_factory: str = Field(pattern=r"^[A-Za-z0-9_.]+:[A-Za-z0-9_]+$")
     outbox_max_messages: int = Field(ge=1)
     audit_max_batches: int = Field(ge=1)
     trace_max_batches: int = Field(ge=1)
