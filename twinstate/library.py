@@ -11,17 +11,21 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from twinstate import forms
-from twinstate.catalogue import Analyte, Bounds, Covariate, Provenance, Signal
+from twinstate.catalogue import Analyte, Covariate, Signal
 from twinstate.drug import DrugModel
-from twinstate.drug_file import DrugFile
 from twinstate.errors import LibraryError
 from twinstate.policy import Policy
+from twinstate.reading.breach import read_form
+from twinstate.reading.context import Context
+from twinstate.reading.drug_file import read_drug
+from twinstate.reading.forms import DrugForm, RiskFile, SignalsFile
+from twinstate.reading.signals_file import read_catalogue
 
 
 class DrugRow(NamedTuple):
@@ -79,13 +83,21 @@ class Library:
     policy: Policy
     fingerprint: str
 
-    def find_analyte(self, name: str) -> Analyte | None:
+    def analyte(self, name: str) -> Analyte | None:
         """The laboratory test with this slug or LOINC code."""
-        return self.analytes.get(name) or next((a for a in self.analytes.values() if name in a.loinc), None)
+        return self._analyte_names.get(name)
 
-    def find_signal(self, name: str) -> Signal | None:
+    def signal(self, name: str) -> Signal | None:
         """The wearable signal with this slug or LOINC code."""
-        return self.signals.get(name) or next((s for s in self.signals.values() if name in s.loinc), None)
+        return self._signal_names.get(name)
+
+    @cached_property
+    def _analyte_names(self) -> dict[str, Analyte]:
+        return {name: row for row in self.analytes.values() for name in (row.slug, *row.loinc)}
+
+    @cached_property
+    def _signal_names(self) -> dict[str, Signal]:
+        return {name: row for row in self.signals.values() for name in (row.slug, *row.loinc)}
 
     def describe_drugs(self) -> tuple[DrugRow, ...]:
         """One row a model, by name."""
@@ -122,27 +134,19 @@ def load_library(directory: Path) -> Library:
     signals_data = _read_yaml(directory / "signals.yaml")
     risk_data = _read_yaml(directory / "risk.yaml")
     contents: dict[str, object] = {"signals.yaml": signals_data, "risk.yaml": risk_data}
-    catalogue = forms.read_form(forms.SignalsFile, signals_data, str(directory / "signals.yaml"))
     place = str(directory / "signals.yaml")
-    signals = {slug: _signal(place, slug, row) for slug, row in sorted(catalogue.signals.items())}
-    analytes = {slug: _analyte(place, slug, row) for slug, row in sorted(catalogue.analytes.items())}
-    covariates = {
-        slug: _covariate(place, slug, row, analytes) for slug, row in sorted(catalogue.covariates.items())
-    }
-    _check_catalogue(place, signals, analytes, covariates)
+    catalogue = read_catalogue(place, read_form(SignalsFile, signals_data, place))
     models: dict[str, DrugModel] = {}
     for path in sorted((directory / "drugs").glob("*.yaml")):
         data = _read_yaml(path)
         contents[f"drugs/{path.name}"] = data
-        form = forms.read_form(forms.DrugForm, data, str(path))
+        form = read_form(DrugForm, data, str(path))
         if not path.stem.startswith(f"{form.drug}-"):
             raise LibraryError(
                 f"{path}: drug is {form.drug}, so the file must be called {form.drug}-<author>-<year>.yaml"
             )
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        models[path.stem] = DrugFile(
-            form, str(path), path.stem, digest, signals, analytes, covariates
-        ).build()
+        models[path.stem] = read_drug(Context(str(path), form, *catalogue), path.stem, digest)
     if not models:
         raise LibraryError(
             f"{directory / 'drugs'}: holds no *.yaml; add a drug file (config/drugs/README.md says how)"
@@ -150,9 +154,9 @@ def load_library(directory: Path) -> Library:
     return Library(
         drugs=_defaults(directory, models),
         models=models,
-        signals=signals,
-        analytes=analytes,
-        covariates=covariates,
+        signals=catalogue.signals,
+        analytes=catalogue.analytes,
+        covariates=catalogue.covariates,
         policy=_policy(str(directory / "risk.yaml"), risk_data),
         fingerprint=_fingerprint(contents),
     )
@@ -191,113 +195,6 @@ def _fingerprint(contents: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _bounds(place: str, key: str, pair: list[float]) -> Bounds:
-    low, high = pair
-    if low >= high:
-        raise LibraryError(f"{place}: {key} is [{low:g}, {high:g}], but the first must be below the second")
-    return Bounds(float(low), float(high))
-
-
-def _units(place: str, key: str, unit: str, units: Mapping[str, float]) -> dict[str, float]:
-    if units.get(unit) != 1:
-        raise LibraryError(
-            f"{place}: {key}.units has {units.get(unit)} for the canonical unit '{unit}', which must have the factor 1; "
-            f"add '{unit}': 1"
-        )
-    return {unit: 1.0, **{name: float(factor) for name, factor in units.items() if name != unit}}
-
-
-def _provenance(row: forms.Sourced) -> Provenance:
-    return Provenance(row.status, row.source or "see the head of the file")
-
-
-def _signal(place: str, slug: str, row: forms.SignalForm) -> Signal:
-    key = f"signals.{slug}"
-    provenance = {"codes": _provenance(row.codes), "bounds": _provenance(row.bounds)}
-    if row.noise is not None:
-        provenance["noise"] = _provenance(row.noise)
-    elif row.device_sd is not None:
-        raise LibraryError(
-            f"{place}: {key}.device_sd is {row.device_sd:g}, but noise, its status and source, is missing"
-        )
-    return Signal(
-        slug=slug,
-        title=row.title,
-        loinc=tuple(row.loinc),
-        unit=row.unit,
-        units=_units(place, key, row.unit, row.units),
-        resolution=row.resolution,
-        reject=_bounds(place, f"{key}.reject", row.reject),
-        usual=_bounds(place, f"{key}.flag", row.flag) if row.flag else None,
-        keep_h=row.keep_hours,
-        device_sd=row.device_sd,
-        provenance=provenance,
-    )
-
-
-def _analyte(place: str, slug: str, row: forms.AnalyteForm) -> Analyte:
-    key = f"analytes.{slug}"
-    return Analyte(
-        slug=slug,
-        title=row.title,
-        loinc=tuple(row.loinc),
-        unit=row.unit,
-        units=_units(place, key, row.unit, row.units),
-        reject=_bounds(place, f"{key}.reject", row.reject),
-        usual=_bounds(place, f"{key}.flag", row.flag) if row.flag else None,
-        covariate=row.covariate,
-        provenance={"codes": _provenance(row.codes), "bounds": _provenance(row.bounds)},
-    )
-
-
-def _covariate(place: str, slug: str, row: forms.CovariateForm, analytes: Mapping[str, Analyte]) -> Covariate:
-    key = f"covariates.{slug}"
-    number = row.kind == "number"
-    if number != (row.unit is not None and row.units is not None and row.bounds is not None):
-        raise LibraryError(
-            f"{place}: {key} is a {row.kind}, but unit, units and bounds belong to numbers, and to all of them"
-        )
-    if (row.kind == "category") != (len(row.categories) >= 2):
-        raise LibraryError(
-            f"{place}: {key} is a {row.kind}, but a category, and only it, lists two categories or more"
-        )
-    return Covariate(
-        slug=slug,
-        kind=row.kind,
-        meaning=row.meaning,
-        unit=row.unit or "",
-        units=_units(place, key, row.unit, row.units) if row.unit and row.units else {},
-        bounds=_bounds(place, f"{key}.bounds", row.bounds) if row.bounds else None,
-        categories=tuple(row.categories),
-        fed_by=tuple(a.slug for a in analytes.values() if a.covariate == slug),
-    )
-
-
-def _check_catalogue(
-    place: str,
-    signals: Mapping[str, Signal],
-    analytes: Mapping[str, Analyte],
-    covariates: Mapping[str, Covariate],
-) -> None:
-    for analyte in analytes.values():
-        if analyte.covariate is None:
-            continue
-        fed = covariates.get(analyte.covariate)
-        if fed is None or fed.unit != analyte.unit:
-            unit = "not listed under covariates" if fed is None else f"in {fed.unit or 'no unit'}"
-            raise LibraryError(
-                f"{place}: analytes.{analyte.slug}.covariate is {analyte.covariate}, which is {unit}; it must be a number "
-                f"in {analyte.unit}, the unit of the analyte"
-            )
-    for rows in (signals, analytes):
-        codes = Counter(code for row in rows.values() for code in row.loinc)
-        for code, times in codes.items():
-            if times > 1:
-                raise LibraryError(
-                    f"{place}: the LOINC code {code} stands in {times} rows, but an alias names one row only"
-                )
-
-
 def _defaults(directory: Path, models: Mapping[str, DrugModel]) -> dict[str, DrugModel]:
     named: dict[str, list[str]] = {}
     for model in models.values():
@@ -305,14 +202,14 @@ def _defaults(directory: Path, models: Mapping[str, DrugModel]) -> dict[str, Dru
     for drug, chosen in named.items():
         if len(chosen) != 1:
             raise LibraryError(
-                f"{directory / 'drugs'}: {drug} has {len(chosen)} models with 'default: true' ({', '.join(chosen)}), but "
-                "exactly one must be the default; set the others to 'default: false'"
+                f"{directory / 'drugs'}: {drug} has {len(chosen)} models with default: true, but "
+                "exactly one must be the default; set it in one file only"
             )
     return {drug: models[chosen[0]] for drug, chosen in sorted(named.items())}
 
 
 def _policy(place: str, data: object) -> Policy:
-    form = forms.read_form(forms.RiskFile, data, place)
+    form = read_form(RiskFile, data, place)
     episodes, time = form.episodes, form.time
     for low, high in (
         ("clear_probability", "raise_probability"),

@@ -1,4 +1,4 @@
-"""The form of the files under `config/`: which keys there are, and of what kind. Meaning is `library.py`'s matter.
+"""The form of the files under `config/`: which keys there are, and of what kind. Meaning comes after.
 
 Every number stands beside its unit and its status (V read in the named source, R recalled, C computed from V values,
 A assumed here with a reason). Unknown keys are refused.
@@ -6,14 +6,9 @@ A assumed here with a reason). Unknown keys are refused.
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from twinstate.errors import LibraryError
+from pydantic import BaseModel, ConfigDict, Field
 
 Status = Literal["V", "R", "C", "A"]
 Text = Annotated[str, Field(min_length=1)]
@@ -336,62 +331,3 @@ class RiskFile(Form):
 
     episodes: EpisodesForm
     time: LatenessForm
-
-
-_F = TypeVar("_F", bound=Form)
-
-
-def read_form(form: type[_F], data: object, file: str) -> _F:
-    """Check what a file holds against its form.
-
-    Raises:
-        LibraryError: Place, value, rule and way out of the first breach, and how many more there are.
-    """
-    try:
-        return form.model_validate(data)
-    except ValidationError as refused:
-        breaches = refused.errors(include_url=False)
-        first = breaches[0]
-        place = tuple(part for part in first["loc"] if part != "[key]")
-        text = f"{file}: {_path(place)} {_rule(form, first['type'], first['msg'], place, first['input'])}"
-        if len(breaches) > 1:
-            text += f" ({len(breaches) - 1} more in this file)"
-        raise LibraryError(text) from None
-
-
-def _path(place: Sequence[int | str]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-    return text.removeprefix(".") or "the file"
-
-
-def _rule(form: type[Form], kind: str, message: str, place: Sequence[int | str], value: object) -> str:
-    if kind == "extra_forbidden":
-        known = ", ".join(_keys_at(form, place[:-1]))
-        return f"is not a key this file may have; remove it or use one of: {known}"
-    if kind == "missing":
-        return "is missing; config/drugs/README.md says what belongs there"
-    said = f"{value!r:.80}" if not isinstance(value, dict | list) else f"a {type(value).__name__}"
-    rule = message[0].lower() + message[1:]
-    if "should be" in rule:
-        rule = "it " + rule[rule.index("should be") :].replace("should be", "must be", 1)
-    return f"is {said}; {rule}"
-
-
-def _keys_at(form: type[Form], place: Sequence[int | str]) -> list[str]:
-    """Keys the form knows at this place."""
-    here: Any = form
-    for part in place:
-        here = here.model_fields[part].annotation if _is_form(here) else typing.get_args(here)[-1]
-        here = _unwrapped(here)
-    return list(here.model_fields) if _is_form(here) else []
-
-
-def _is_form(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Form)
-
-
-def _unwrapped(annotation: Any) -> Any:
-    """What is inside `Annotated[...]` or `... | None`."""
-    while typing.get_origin(annotation) in (Annotated, Union, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    return annotation

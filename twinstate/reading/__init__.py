@@ -1,0 +1,1 @@
+"""From the files under `config/` to checked models: form, units, meaning. `library.py` opens the files."""
