@@ -238,7 +238,7 @@ class Decoder:
         )
 
     def _lab(self, payload: LabPayload) -> Lab:
-        analyte = self._library.find_analyte(payload.analyte)
+        analyte = self._library.analyte(payload.analyte)
         if analyte is None:
             raise _Refused(
                 "unknown_analyte",
@@ -250,7 +250,7 @@ class Decoder:
         return Lab(analyte.slug, number, payload.censored == "below")
 
     def _frame(self, payload: WearablePayload, event_time: int) -> Frame:
-        signal = self._library.find_signal(payload.signal)
+        signal = self._library.signal(payload.signal)
         if signal is None:
             raise _Refused(
                 "unknown_signal",

@@ -208,19 +208,19 @@ def announce(
         gone = undone.get(key, [])
         fresh: list[Episode] = []
         for episode in (e for e in story if (e.drug, e.threshold) == key):
-            known = told.get(episode.id)
-            if known is None or known.type == RETRACTED:
+            heard = told.get(episode.id)
+            if heard is None or heard.type == RETRACTED:
                 replaces = gone[len(fresh)].episode.id if len(fresh) < len(gone) else None
                 fresh.append(episode)
                 tell(RAISED, episode, replaces=replaces)
-            elif not known.standing and episode.ended is None:
+            elif not heard.standing and episode.ended is None:
                 tell(RAISED, episode)
-            elif known.standing and known.episode.severity != episode.severity and episode.ended is None:
+            elif heard.standing and heard.episode.severity != episode.severity and episode.ended is None:
                 tell(UPDATED, episode)
             if episode.ended is not None and told[episode.id].standing:
                 tell(CLEARED, episode)
-        for i, undone_one in enumerate(gone):
-            tell(RETRACTED, undone_one.episode, replaced_by=fresh[i].id if i < len(fresh) else None)
+        for i, mistaken in enumerate(gone):
+            tell(RETRACTED, mistaken.episode, replaced_by=fresh[i].id if i < len(fresh) else None)
     return transitions, told
 
 
