@@ -141,21 +141,21 @@ ACQUIRE, APPLY, ACK = _Script("acquire"), _Script("apply"), _Script("ack")
 READ_TWINS, READ_ROWS = _Script("read_twins"), _Script("read_rows")
 
 
-def connect(url: str, *, cluster: bool = False) -> AnyRedis:
+def connect(url: str, *, cluster: bool = False, **arguments: Any) -> AnyRedis:
     """Make a client that never repeats a command by itself: the caller decides what an unknown outcome means.
 
     Args:
         url: `redis://` or `rediss://` address.
         cluster: Whether it is a node of a Redis Cluster.
+        arguments: Timeouts and TLS, as redis-py names them.
     """
-    once = Retry(NoBackoff(), 0)
-    if cluster:
-        return RedisCluster.from_url(
-            url, retry=once, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=CONNECT_WITHIN_S
-        )
-    return Redis.from_url(
-        url, retry=once, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=CONNECT_WITHIN_S
-    )
+    options: dict[str, Any] = {
+        "socket_timeout": ANSWER_WITHIN_S,
+        "socket_connect_timeout": CONNECT_WITHIN_S,
+        "retry": Retry(NoBackoff(), 0),
+        **arguments,
+    }
+    return RedisCluster.from_url(url, **options) if cluster else Redis.from_url(url, **options)
 
 
 class RedisStore:
@@ -205,7 +205,7 @@ class RedisStore:
             if policy != "noeviction":
                 raise StoreRefusedError(
                     f"Redis: maxmemory-policy is {policy}, so Redis may throw patients out when memory is short. "
-                    "It must be noeviction: redis-cli CONFIG SET maxmemory-policy noeviction, and the same in redis.conf."
+                    "It must be noeviction: redis-cli CONFIG SET maxmemory-policy noeviction, and so in redis.conf."
                 )
 
     async def _about(self) -> list[dict[str, Any]]:
