@@ -1,0 +1,282 @@
+"""What operators are told: the same answers over HTTP, with `--json` and in the tables of the command line.
+
+Every answer names what it is (`live`, `settled` or `forecast`), the moment it is about, and where its numbers come
+from. Times are RFC 3339 in UTC; a number's unit is in its key or in the field `unit` beside it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Mode = Literal["live", "settled"]
+State = Literal["pending", "live", "stale", "out_of_domain", "quarantined", "discharged"]
+STATES: tuple[State, ...] = ("pending", "live", "stale", "out_of_domain", "quarantined", "discharged")
+
+
+class Answer(BaseModel):
+    """Frozen, and strict about its own fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(Answer):
+    """Posterior median and 90 % interval (5 % and 95 % quantiles)."""
+
+    median: float
+    low: float
+    high: float
+    unit: str = Field(examples=["mg/L"])
+
+
+class Parameter(Answer):
+    """One structural parameter of this patient, and the population's typical value for the same covariates."""
+
+    name: str = Field(examples=["clearance"])
+    estimate: Interval
+    typical: float
+
+
+class RiskOfDrug(Answer):
+    """Probability that one toxicity alarm is crossed within its horizon, at the moment of the answer."""
+
+    threshold: str
+    metric: str
+    limit: float
+    unit: str
+    horizon_h: float
+    probability: float
+    probability_error: float = Field(description="Monte-Carlo standard error of the probability")
+    expected: Interval = Field(description="Distribution of the metric over the horizon")
+    threshold_version: str
+    threshold_status: str = Field(description="V verified in its source, R recalled, C computed, A assumed")
+    threshold_source: str
+
+
+class LevelForecast(Answer):
+    """A measured level beside what was forecast the instant before it was drawn, and what the population expects."""
+
+    id: str
+    source: str
+    time: dt.datetime
+    observed: float
+    below_limit: bool = Field(description="Censored: the level lies below `observed`")
+    levels_before: int
+    forecast: Interval
+    population: Interval
+
+
+class Estimate(Answer):
+    """One drug of the patient at the moment of the answer."""
+
+    drug: str
+    model: str
+    model_digest: str
+    state: State
+    reasons: tuple[str, ...]
+    levels: int
+    last_input: dt.datetime | None = Field(description="Event time of the last dose or level that counts")
+    stale_after_h: float
+    fit: str = Field(description="How the fit ended")
+    effective_points: float = Field(description="Effective sample size of the refined posterior")
+    parameters: tuple[Parameter, ...]
+    concentration: Interval | None
+    auc24: Interval | None = Field(description="Over the last 24 h")
+    ahead_h: float
+    peak_ahead: Interval | None = Field(description="Highest concentration within ahead_h")
+    auc24_ahead: Interval | None = Field(description="Highest 24 h exposure within ahead_h")
+    assumes: str = Field(description="What the values ahead take for granted of doses to come")
+    risks: tuple[RiskOfDrug, ...]
+    level_forecasts: tuple[LevelForecast, ...]
+    flags: tuple[str, ...]
+
+
+class StandingBrief(Answer):
+    """An episode of risk that stands at the moment of the answer."""
+
+    episode: str
+    drug: str
+    threshold: str
+    severity: str
+    crossing: dt.datetime
+
+
+class Position(Answer):
+    """Where in the input topic an answer is true: every record of `partition` before `next_offset` is in it."""
+
+    partition: int
+    next_offset: int
+
+
+class TwinAnswer(Answer):
+    """One patient's twin."""
+
+    patient: str
+    state: State
+    reasons: tuple[str, ...]
+    mode: Mode = Field(description="live: may still be revised; settled: at or before settled_until")
+    as_of: dt.datetime
+    watermark: dt.datetime = Field(description="Largest event time accepted for this patient")
+    settled_until: dt.datetime
+    age_h: float = Field(description="Hours from the watermark to the wall clock of this answer")
+    recomputed: bool = Field(
+        description="Computed now from the stored records, for an as_of before the watermark"
+    )
+    estimates: tuple[Estimate, ...]
+    standing: tuple[StandingBrief, ...]
+    quality: tuple[str, ...]
+    records: dict[str, int] = Field(description="Records the twin rests on, by kind; cancelled ones apart")
+    settled_revised: int = Field(description="How often a late or corrected record changed the settled past")
+    version: int = Field(description="How often the stored twin was written")
+    position: Position
+    fingerprint: str = Field(description="Code and library that made the stored twin")
+
+
+class CurvePoint(Answer):
+    """Concentration at one time, mg/L: posterior median and 90 % band of the level itself."""
+
+    time: dt.datetime
+    mode: Literal["live", "settled", "forecast"]
+    median: float
+    low: float
+    high: float
+
+
+class DoseMark(Answer):
+    """A dose given up to the moment of the answer, or planned after it."""
+
+    time: dt.datetime
+    amount_mg: float
+    route: str
+    duration_h: float
+    status: Literal["given", "planned"]
+
+
+class LevelMark(Answer):
+    """A level that was measured, mg/L."""
+
+    time: dt.datetime
+    value: float
+    below_limit: bool
+
+
+class ForecastAnswer(Answer):
+    """One drug's concentration over time: what was estimated up to `as_of`, what is forecast after it."""
+
+    patient: str
+    drug: str
+    model: str
+    state: State
+    reasons: tuple[str, ...]
+    mode: Mode = Field(description="Of the estimate the forecast starts from")
+    as_of: dt.datetime
+    watermark: dt.datetime
+    horizon_h: float
+    unit: str = "mg/L"
+    band: str = "5 % to 95 % of the concentration; a measured level spreads more, by the residual error"
+    assumes: str
+    levels_used: int
+    points: tuple[CurvePoint, ...]
+    doses: tuple[DoseMark, ...]
+    levels: tuple[LevelMark, ...]
+    risks: tuple[RiskOfDrug, ...]
+    version: int
+    position: Position
+
+
+class TwinRow(Answer):
+    """A twin in a list."""
+
+    patient: str
+    state: State
+    watermark: dt.datetime
+    drugs: tuple[str, ...]
+    last_input: dt.datetime | None
+    levels: int
+    standing: int
+    highest_probability: float
+
+
+class TwinList(Answer):
+    """A page of twins; `next` is the cursor of the following page."""
+
+    twins: tuple[TwinRow, ...]
+    matching: int
+    next: str | None
+    positions: tuple[Position, ...]
+
+
+class RiskPartition(Answer):
+    """Standing episodes of one partition, all from one moment.
+
+    Attributes:
+        partition: Of the input topic and of the risk topic.
+        next_offset: Of the input topic: the episodes are true for every record before it.
+        risk_topic_offset: Where a newcomer starts to read the risk topic; it ignores revisions that are not higher
+            than the ones below.
+        episodes: As the risk events describe them, each with `revision`, the last one emitted.
+    """
+
+    partition: int
+    next_offset: int
+    risk_topic_offset: int
+    episodes: tuple[dict[str, Any], ...]
+
+
+class RisksAnswer(Answer):
+    """Every standing episode, and per partition the position it is true for."""
+
+    standing: int
+    partitions: tuple[RiskPartition, ...]
+
+
+class Trail(Answer):
+    """What became of one revision of a record when it arrived."""
+
+    partition: int
+    offset: int
+    patient: str | None
+    kind: str | None
+    source: str | None
+    id: str | None
+    revision: int | None
+    outcome: str
+    reason: str
+
+
+class Holding(Answer):
+    """A record as the twin holds it now."""
+
+    patient: str
+    kind: str
+    source: str
+    id: str
+    revision: int
+    cancelled: bool
+    event_time: dt.datetime
+    twin_version: int
+
+
+class TraceAnswer(Answer):
+    """Where a record went: arrivals still in the bounded trace, and what the twins hold of it."""
+
+    id: str
+    arrivals: tuple[Trail, ...]
+    held: tuple[Holding, ...]
+    note: str
+
+
+class Counts(Answer):
+    """Counters and gauges of the whole group, for /metrics and `twin doctor`."""
+
+    records: dict[str, int]
+    events: dict[str, int]
+    dead_letters: dict[str, int]
+    twins: dict[str, int]
+    standing: dict[str, int]
+    positions: dict[int, int]
+    waiting: dict[int, dict[str, int]]
+    seen_s: dict[int, float]
+    fingerprints: tuple[str, ...]

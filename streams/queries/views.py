@@ -1,0 +1,283 @@
+"""One stored twin as people read it: as it stands, or computed again as of an earlier moment."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from streams.ports import StoredTwin
+from streams.queries import answers
+from twinstate.drug import DrugModel, Threshold
+from twinstate.estimate import DrugEstimate, LevelCheck
+from twinstate.history import Entry
+from twinstate.risk.assess import Interval, Risk
+from twinstate.risk.episodes import tell_story
+from twinstate.timeline import Timeline, WindowKey
+from twinstate.twin import Rules, Twin, TwinDocument, TwinMemory
+from twinstate.types import NS_PER_HOUR
+
+AsOf = Literal["live", "settled"] | int
+LEVEL_UNIT = "mg/L"
+EXPOSURE_UNIT = "mg*h/L"
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class QuestionError(Exception):
+    """A question that has no answer.
+
+    Attributes:
+        slug: Stable name of the problem, for machines.
+        text: One sentence for people, with the way out.
+    """
+
+    def __init__(self, slug: str, text: str) -> None:
+        super().__init__(text)
+        self.slug = slug
+        self.text = text
+
+
+class View(NamedTuple):
+    """A twin at one moment (UTC ns); `recomputed` when that is not the moment it is stored for."""
+
+    document: TwinDocument
+    memory: TwinMemory
+    watermark: int
+    as_of: int
+    mode: answers.Mode
+    recomputed: bool
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Winning, uncancelled records up to the moment, in order."""
+        counting = (e for e in self.document.entries if not e.cancelled and e.event_time <= self.as_of)
+        return sorted(counting, key=lambda e: e.place)
+
+
+def look(stored: StoredTwin, as_of: AsOf, rules: Rules) -> View:
+    """See a stored twin as of a moment.
+
+    Args:
+        stored: Its bytes.
+        as_of: `live` is the watermark, `settled` the settled time behind it; or UTC ns.
+        rules: The library that made it, and the events' source.
+
+    Raises:
+        QuestionError: The moment lies after the watermark, or before what the twin remembers; or the bytes are of
+            another version.
+    """
+    try:
+        document = msgspec.msgpack.decode(stored.canonical, type=TwinDocument)
+        memory = msgspec.msgpack.decode(stored.rest, type=TwinMemory)
+    except msgspec.MsgspecError:
+        raise QuestionError(
+            "other-version",
+            "this twin was stored by another version of the code; run that version, or derive it again: twin rebuild",
+        ) from None
+    unknown = sorted({e.drug for e in document.estimates} - set(rules.library.drugs))
+    if unknown:
+        raise QuestionError(
+            "other-version",
+            f"this twin was made with a library that had {', '.join(unknown)}, which config/drugs lacks; "
+            "run with the library of the worker",
+        )
+    times = rules.times
+    watermark = document.watermark
+    moment = _moment(as_of, watermark, times.settled)
+    mode: answers.Mode = "settled" if moment <= watermark - times.settled else "live"
+    if moment == watermark:
+        return View(document, memory, watermark, moment, mode, recomputed=False)
+    if moment > watermark:
+        raise QuestionError(
+            "as-of-ahead",
+            f"as_of lies after the patient's watermark {text(watermark)}, up to which records have come; "
+            "ask for the forecast instead, or leave as_of out",
+        )
+    if moment < watermark - times.revise:
+        raise QuestionError(
+            "as-of-forgotten",
+            f"as_of lies more than {times.revise / NS_PER_HOUR / 24:g} days before the watermark {text(watermark)}; "
+            "records that old have left the twin; derive it from the log instead",
+        )
+    return View(*_earlier(document, memory, moment, rules), watermark, moment, mode, recomputed=True)
+
+
+def _moment(as_of: AsOf, watermark: int, settled: int) -> int:
+    if isinstance(as_of, int):
+        return as_of
+    return watermark if as_of == "live" else watermark - settled
+
+
+def _earlier(
+    document: TwinDocument, memory: TwinMemory, moment: int, rules: Rules
+) -> tuple[TwinDocument, TwinMemory]:
+    """The twin that the records up to `moment` make, by the worker's own arithmetic."""
+    timeline = Timeline(
+        entries={e.identity: e for e in document.entries if e.event_time <= moment},
+        windows={
+            signal: {WindowKey(release, share.index): share for release, share in shares if release <= moment}
+            for signal, shares in document.windows.items()
+        },
+        watermark=moment,
+    )
+    twin = Twin(document.patient, timeline, opening=memory.opening, settled_revised=memory.settled_revised)
+    twin.decisions = [d for d in memory.decisions if d.at <= moment]
+    twin.story = tell_story(twin.decisions, rules.library.policy, rules.source, twin.patient, twin.opening)
+    return twin.describe(rules)
+
+
+def describe_twin(
+    view: View, version: int, position: answers.Position, fingerprint: str, now: int, rules: Rules
+) -> answers.TwinAnswer:
+    """The whole twin as an answer.
+
+    Args:
+        view: The twin at its moment.
+        version: Writes of the stored twin.
+        position: Where in the log it is true.
+        fingerprint: Under which it was stored.
+        now: Wall clock, UTC ns: the twin's age is told by it, nothing else.
+        rules: Library and source.
+    """
+    document = view.document
+    kinds = Counter(e.kind for e in view.entries)
+    cancelled = sum(e.cancelled for e in document.entries)
+    frames = sum(not f.cancelled and f.event_time <= view.as_of for f in view.memory.frames)
+    kinds.update({"wearable (recent)": frames} if frames else {})
+    kinds.update({"cancelled": cancelled} if cancelled else {})
+    last_input = max((e.last_input for e in document.estimates), default=0)
+    stale = document.state == "live" and is_stale(
+        view.as_of, last_input, [e.drug for e in document.estimates], rules.library.drugs
+    )
+    reasons = (stale_reason(last_input),) if stale else document.reason
+    return answers.TwinAnswer(
+        patient=document.patient,
+        state=_state("stale" if stale else document.state),
+        reasons=reasons,
+        mode=view.mode,
+        as_of=instant(view.as_of),
+        watermark=instant(view.watermark),
+        settled_until=instant(view.watermark - rules.times.settled),
+        age_h=round((now - view.watermark) / NS_PER_HOUR, 3),
+        recomputed=view.recomputed,
+        estimates=tuple(describe_estimate(e, rules.library.drugs[e.drug]) for e in document.estimates),
+        standing=tuple(
+            answers.StandingBrief(
+                episode=s.id,
+                drug=s.drug,
+                threshold=s.threshold,
+                severity=s.severity,
+                crossing=instant(s.crossing),
+            )
+            for s in document.standing
+        ),
+        quality=document.quality,
+        records=dict(sorted(kinds.items())),
+        settled_revised=view.memory.settled_revised,
+        version=version,
+        position=position,
+        fingerprint=fingerprint,
+    )
+
+
+def describe_estimate(estimate: DrugEstimate, model: DrugModel) -> answers.Estimate:
+    """One drug as an answer; `stale` is derived here."""
+    stale = estimate.state == "live" and is_stale(
+        estimate.as_of, estimate.last_input, [estimate.drug], {estimate.drug: model}
+    )
+    return answers.Estimate(
+        drug=estimate.drug,
+        model=estimate.model,
+        model_digest=estimate.model_digest,
+        state=_state("stale" if stale else estimate.state),
+        reasons=(stale_reason(estimate.last_input),) if stale else estimate.reason,
+        levels=estimate.levels,
+        last_input=instant(estimate.last_input) if estimate.last_input else None,
+        stale_after_h=model.stale_after_h,
+        fit=estimate.status,
+        effective_points=estimate.effective_size,
+        parameters=tuple(
+            answers.Parameter(name=p.name, estimate=_interval(p.estimate, p.unit), typical=p.typical)
+            for p in estimate.parameters
+        ),
+        concentration=_maybe(estimate.concentration, LEVEL_UNIT),
+        auc24=_maybe(estimate.auc24, EXPOSURE_UNIT),
+        ahead_h=estimate.ahead_h,
+        peak_ahead=_maybe(estimate.peak_ahead, LEVEL_UNIT),
+        auc24_ahead=_maybe(estimate.auc24_ahead, EXPOSURE_UNIT),
+        assumes=estimate.assumes,
+        risks=describe_risks(estimate.risks, model.thresholds),
+        level_forecasts=tuple(_level(check) for check in estimate.checks),
+        flags=estimate.flags,
+    )
+
+
+def describe_risks(risks: Sequence[Risk], thresholds: Sequence[Threshold]) -> tuple[answers.RiskOfDrug, ...]:
+    """Probabilities beside the rows of the drug file they are about."""
+    rows = {t.name: t for t in thresholds}
+    return tuple(
+        answers.RiskOfDrug(
+            threshold=risk.threshold,
+            metric=row.metric,
+            limit=row.limit,
+            unit=row.unit,
+            horizon_h=row.horizon_h,
+            probability=risk.probability,
+            probability_error=risk.error,
+            expected=_interval(risk.metric, row.unit),
+            threshold_version=str(row.version),
+            threshold_status=row.status,
+            threshold_source=row.source,
+        )
+        for risk in risks
+        if (row := rows.get(risk.threshold)) is not None
+    )
+
+
+def is_stale(as_of: int, last_input: int, drugs: Sequence[str], models: Mapping[str, DrugModel]) -> bool:
+    """Whether the last dose or level lies further behind `as_of` than every one of the drugs' limits allows."""
+    limits = [models[drug].stale_after_h for drug in drugs if drug in models]
+    return bool(limits) and last_input > 0 and as_of - last_input > max(limits) * NS_PER_HOUR
+
+
+def stale_reason(last_input: int) -> str:
+    """Why a twin is stale."""
+    return f"no dose and no level since {text(last_input)}; send what was given since, or a discharge"
+
+
+def instant(nanoseconds: int) -> dt.datetime:
+    """UTC nanoseconds as an aware datetime, to the microsecond."""
+    return _EPOCH + dt.timedelta(microseconds=nanoseconds // 1000)
+
+
+def text(nanoseconds: int) -> str:
+    """UTC nanoseconds as people read them."""
+    return f"{instant(nanoseconds):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _state(state: str) -> answers.State:
+    return next(s for s in answers.STATES if s == state)
+
+
+def _interval(value: Interval, unit: str) -> answers.Interval:
+    return answers.Interval(median=value.median, low=value.low, high=value.high, unit=unit)
+
+
+def _maybe(value: Interval | None, unit: str) -> answers.Interval | None:
+    return None if value is None else _interval(value, unit)
+
+
+def _level(check: LevelCheck) -> answers.LevelForecast:
+    return answers.LevelForecast(
+        id=check.id,
+        source=check.source,
+        time=instant(check.event_time),
+        observed=check.observed,
+        below_limit=check.censored,
+        levels_before=check.levels_before,
+        forecast=_interval(check.forecast, LEVEL_UNIT),
+        population=_interval(check.population, LEVEL_UNIT),
+    )

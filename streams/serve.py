@@ -1,0 +1,111 @@
+"""Joins the HTTP API to Redis and the library, and serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import FastAPI
+
+from streams.adapters.redis_reader import RedisReader
+from streams.adapters.redis_store import connect
+from streams.adapters.topics import read_topics
+from streams.pipeline import EVENT_SOURCE
+from streams.queries import Queries
+from streams.settings import Settings
+from streams.web.api import create_api
+from streams.web.token import load_token
+from twinstate.library import load_library
+
+
+class ServeError(RuntimeError):
+    """The API cannot be served; the text says what to change."""
+
+
+def create_queries(
+    settings: Settings, clock: Callable[[], int] = time.time_ns
+) -> tuple[Queries, RedisReader]:
+    """Make the queries over the Redis of the settings; the caller closes the reader.
+
+    Raises:
+        LibraryError: A file below `config/` breaks a rule.
+        TopicError: `config/topics.yaml` breaks a rule.
+    """
+    reader = RedisReader(connect(settings.redis.url, cluster=settings.redis.cluster), settings.kafka.group)
+    library = load_library(settings.paths.library)
+    partitions = read_topics(settings.paths.topics).partitions
+    return Queries(reader, library, partitions, EVENT_SOURCE, clock), reader
+
+
+def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> FastAPI:
+    """Make the application of `twin serve`.
+
+    Args:
+        settings: Of the service.
+        clock: Wall clock, UTC ns.
+
+    Raises:
+        TokenError: The token's file cannot be trusted.
+        LibraryError: A file below `config/` breaks a rule.
+        TopicError: `config/topics.yaml` breaks a rule.
+    """
+    token = load_token(settings.web.token_file)
+    queries, reader = create_queries(settings, clock)
+    app = create_api(
+        queries,
+        token,
+        open_metrics=is_loopback(settings.web.host),
+        answer_within_s=settings.web.answer_timeout_seconds,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await reader.close()
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: Of the service.
+        ready: Is given the URL once the port is bound; port 0 takes a free one.
+
+    Raises:
+        ServeError: The address cannot be bound.
+        TokenError: The token's file cannot be trusted.
+    """
+    import uvicorn
+
+    app = create_app(settings)
+    host = settings.web.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, settings.web.port))
+        except OSError as error:
+            raise ServeError(
+                f"{host}:{settings.web.port}: cannot listen there: {error.strerror}; set TWIN_WEB__PORT to a "
+                "free port, 0 takes any"
+            ) from error
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
+        # Its own access log would write paths, and with them pseudonyms.
+        config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
