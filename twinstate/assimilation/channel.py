@@ -1,0 +1,367 @@
+"""What the windows of one wearable signal say of the drug's effect: a Kalman filter in event-time order.
+
+Baseline, effect (Emax), the cosine and sine of the daily rhythm and the noise are estimated. The concentration comes
+from the levels: its uncertainty counts, but the windows do not correct it (Schmidt's consider states). Every pass
+starts from the prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstate.assimilation.analysis import analyse
+from twinstate.assimilation.channel_model import (
+    EFFECT,
+    ChannelModel,
+    channel_model,
+    move_on,
+    observe,
+    occupancy,
+)
+from twinstate.assimilation.linear import root
+from twinstate.assimilation.windows import summarise, window_start_h
+from twinstate.drug import Channel
+from twinstate.errors import MathsError
+from twinstate.history import Window
+from twinstate.pk.course import Course
+from twinstate.pk.propagate import solve_points
+from twinstate.types import kernel
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# Variance of a median of normal samples over that of their mean.
+MEDIAN_OVER_MEAN = math.pi / 2
+# An innovation beyond so many SD is softened (its noise raised until it is just that many); beyond the second bound
+# the window is left out, but not for more than half an hour on end: what lasts is a change, not an artefact.
+SOFTEN_SD = 3.0
+REJECT_SD = 5.0
+LONGEST_REJECTION = 6
+
+VERDICTS = ("taken", "softened", "rejected", "unusable")
+TAKEN, SOFTENED, REJECTED, UNUSABLE = 0, 1, 2, 3
+NO_WINDOW = -1
+
+
+class Readings(NamedTuple):
+    """One reading a window, in event-time order.
+
+    Attributes:
+        window: Number since 1970, ascending, (windows,).
+        time_h: Middle of the window, hours since 1970, (windows,).
+        end_h: Its end, hours since 1970, (windows,).
+        value: Median of its samples, (windows,); NaN where there is none.
+        scatter: Variance of that median round the signal, noise not included, (windows,).
+        usable: 0 for a flat line, mostly artefacts or no samples, else 1, (windows,).
+    """
+
+    window: Integers
+    time_h: Floats
+    end_h: Floats
+    value: Floats
+    scatter: Floats
+    usable: Integers
+
+
+class LastWindow(NamedTuple):
+    """How the last window met its forecast.
+
+    Attributes:
+        window: Number since 1970; -1 before the first.
+        reading: Median of its samples; NaN when it has none.
+        forecast: What was expected, in the signal's unit; NaN when the window was unusable.
+        sd: Of the expected reading.
+        verdict: One of `VERDICTS`; empty before the first.
+    """
+
+    window: int
+    reading: float
+    forecast: float
+    sd: float
+    verdict: str
+
+
+class ChannelState(NamedTuple):
+    """The channel after the last window that ended at or before a time asked about.
+
+    Attributes:
+        time_h: Middle of that window, hours since 1970; the time asked about when no window came before it.
+        mean: Of `STATES`, (5,).
+        covariance: Of the standardised eta (first) and `STATES`, (eta + 5, eta + 5). The standardised eta are
+            z = L^-1 (eta - eta_mean); their block stays the identity, since windows do not correct them.
+        eta_mean: Lab posterior that was considered, (eta,).
+        eta_factor: Its lower Cholesky factor L, (eta, eta).
+        scatter: Variance of the last usable window's median round the signal.
+        counts: Windows so far by verdict, in the order of `VERDICTS`.
+        last: The last window.
+    """
+
+    time_h: float
+    mean: Floats
+    covariance: Floats
+    eta_mean: Floats
+    eta_factor: Floats
+    scatter: float
+    counts: tuple[int, int, int, int]
+    last: LastWindow
+
+
+class Pass(NamedTuple):
+    """One forward pass; a row for each end time.
+
+    Attributes:
+        mean: (ends, 5).
+        covariance: (ends, eta + 5, eta + 5).
+        time_h: Time of the state, (ends,); NaN where no window came before.
+        scatter: Of the last usable window, (ends,).
+        counts: By verdict, (ends, 4).
+        last: Position of the last window, -1 before the first, (ends,).
+        forecast: Mean and SD of every window's forecast, (windows, 2); NaN where none was made.
+        verdict: Of every window, (windows,).
+    """
+
+    mean: Floats
+    covariance: Floats
+    time_h: Floats
+    scatter: Floats
+    counts: Integers
+    last: Integers
+    forecast: Floats
+    verdict: Integers
+
+
+def readings_of(windows: Iterable[Window], resolution: float, scatter_sd: float) -> Readings:
+    """One reading a window: its median, and how far that scatters.
+
+    A window's own robust SD counts when it is larger than `scatter_sd`: a noisier device is trusted less.
+
+    Args:
+        windows: Merged, one for each index, in any order.
+        resolution: The signal's step, in its unit.
+        scatter_sd: Least SD of one sample within its window, in the signal's unit.
+    """
+    ordered = sorted(windows, key=lambda window: window.index)
+    said = [summarise(window, resolution) for window in ordered]
+    usable = [s.samples > 0 and not s.flat_line and not s.mostly_artefact for s in said]
+    begin = [window_start_h(window.index) for window in ordered]
+    end = [window_start_h(window.index + 1) for window in ordered]
+    scatter = [
+        max(scatter_sd, s.robust_sd) ** 2 * (MEDIAN_OVER_MEAN if s.samples > 2 else 1.0) / s.samples
+        + resolution**2 / 12.0
+        if s.samples
+        else math.nan
+        for s in said
+    ]
+    return Readings(
+        window=np.array([window.index for window in ordered], dtype=np.int64),
+        time_h=0.5 * (np.array(begin, dtype=np.float64) + np.array(end, dtype=np.float64)),
+        end_h=np.array(end, dtype=np.float64),
+        value=np.array([s.median for s in said], dtype=np.float64),
+        scatter=np.array(scatter, dtype=np.float64),
+        usable=np.array(usable, dtype=np.int64),
+    )
+
+
+@kernel
+def considered_occupancy(
+    course: Course, eta_mean: Floats, eta_factor: Floats, ec50: float, time_h: Floats
+) -> tuple[Floats, Floats]:
+    """Occupancy at given times under the lab posterior, and how it moves with eta.
+
+    Central differences over the posterior's own spread (the cubature points, sqrt(eta) standard deviations out), so
+    that a wide posterior gives the slope across it and not at its middle.
+
+    Args:
+        course: The patient's course.
+        eta_mean: (eta,).
+        eta_factor: Lower Cholesky factor of the covariance, (eta, eta).
+        ec50: mg/L.
+        time_h: Ascending, hours since 1970, (times,).
+
+    Returns:
+        Expected occupancy (times,) and its slope over each standardised eta (times, eta).
+
+    References:
+        Garcia-Fernandez, Svensson, Morelande, Sarkka (2015), Posterior linearization filter, IEEE TSP 63:5561.
+    """
+    etas = eta_mean.size
+    reach = math.sqrt(float(etas))
+    points = np.empty((2 * etas, etas))
+    for column in range(etas):
+        for eta in range(etas):
+            points[2 * column, eta] = eta_mean[eta] + reach * eta_factor[eta, column]
+            points[2 * column + 1, eta] = eta_mean[eta] - reach * eta_factor[eta, column]
+    concentration, _ = solve_points(course, points, time_h)
+    expected = np.zeros(time_h.size)
+    slope = np.empty((time_h.size, etas))
+    for time in range(time_h.size):
+        for column in range(etas):
+            above = occupancy(concentration[2 * column, time], ec50)
+            below = occupancy(concentration[2 * column + 1, time], ec50)
+            expected[time] += (above + below) / (2.0 * etas)
+            slope[time, column] = (above - below) / (2.0 * reach)
+    return expected, slope
+
+
+@kernel
+def filter_windows(
+    model: ChannelModel,
+    readings: Readings,
+    expected: Floats,
+    slope: Floats,
+    end_h: Floats,
+) -> Pass:
+    """Take every window in event-time order, from the prior.
+
+    Args:
+        model: Prior and dynamics.
+        readings: One reading a window, (windows,).
+        expected: Expected occupancy at each window, (windows,).
+        slope: Its slope over each standardised eta, (windows, eta).
+        end_h: Times asked about, ascending, hours since 1970, (ends,).
+    """
+    considered = slope.shape[1]
+    states = considered + 5
+    ends = end_h.size
+    windows = readings.time_h.size
+    result = Pass(
+        np.empty((ends, 5)),
+        np.empty((ends, states, states)),
+        np.full(ends, np.nan),
+        np.empty(ends),
+        np.zeros((ends, 4), np.int64),
+        np.empty(ends, np.int64),
+        np.full((windows, 2), np.nan),
+        np.full(windows, UNUSABLE, np.int64),
+    )
+    mean = np.zeros(states)
+    mean[considered:] = model.mean
+    covariance = np.zeros((states, states))
+    for state in range(considered):
+        covariance[state, state] = 1.0
+    covariance[considered:, considered:] = model.covariance
+    operator = np.zeros((1, states))
+    observed = np.empty(1)
+    noise = np.empty((1, 1))
+    counts = np.zeros(4, np.int64)
+    scatter = model.scatter_sd * model.scatter_sd
+    now_h = np.nan
+    rejections = 0
+    window = 0
+    for end in range(ends):
+        while window < windows and readings.end_h[window] <= end_h[end]:
+            time_h = readings.time_h[window]
+            if window > 0:
+                move_on(model, mean[considered:], covariance, considered, time_h - now_h)
+            now_h = time_h
+            verdict = UNUSABLE
+            if readings.usable[window] == 1:
+                observe(model, time_h, operator[0, considered:])
+                operator[0, considered + EFFECT] = expected[window]
+                for eta in range(considered):
+                    operator[0, eta] = mean[considered + EFFECT] * slope[window, eta]
+                observed[0] = readings.value[window]
+                scatter = readings.scatter[window]
+                noise[0, 0] = scatter
+                step = analyse(mean, covariance, observed, operator, noise, considered)
+                variance = step.innovation_covariance[0, 0]
+                result.forecast[window, 0] = observed[0] - step.innovation[0]
+                result.forecast[window, 1] = math.sqrt(variance)
+                miss = abs(step.innovation[0]) / math.sqrt(variance)
+                verdict = TAKEN
+                if miss > REJECT_SD and rejections < LONGEST_REJECTION:
+                    verdict = REJECTED
+                    rejections += 1
+                elif miss > SOFTEN_SD:
+                    verdict = SOFTENED
+                    noise[0, 0] += variance * ((miss / SOFTEN_SD) * (miss / SOFTEN_SD) - 1.0)
+                    step = analyse(mean, covariance, observed, operator, noise, considered)
+                if miss <= REJECT_SD:
+                    rejections = 0
+                if verdict != REJECTED:
+                    mean[:] = step.mean
+                    covariance[:] = step.covariance
+            result.verdict[window] = verdict
+            counts[verdict] += 1
+            window += 1
+        result.mean[end] = mean[considered:]
+        result.covariance[end] = covariance
+        result.time_h[end] = now_h
+        result.scatter[end] = scatter
+        result.counts[end] = counts
+        result.last[end] = window - 1
+    return result
+
+
+def assimilate_windows(
+    windows: Iterable[Window],
+    resolution: float,
+    channel: Channel,
+    course: Course,
+    eta_mean: Floats,
+    eta_covariance: Floats,
+    end_h: Floats,
+) -> tuple[ChannelState, ...]:
+    """Estimate a channel from its windows, as of several times under one lab posterior.
+
+    Args:
+        windows: Those that count, merged, one for each index, in any order.
+        resolution: The signal's step, in its unit.
+        channel: How the drug moves the signal.
+        course: Doses given.
+        eta_mean: Lab posterior's mean, (eta,).
+        eta_covariance: Its covariance, (eta, eta).
+        end_h: Times asked about, ascending, hours since 1970, (ends,); a window counts from its end on.
+
+    Returns:
+        One state for each time asked about; a pure function of the arguments.
+
+    Raises:
+        MathsError: The estimate is not finite.
+    """
+    model = channel_model(channel)
+    readings = readings_of(windows, resolution, model.scatter_sd)
+    factor = root(np.ascontiguousarray(eta_covariance))
+    centre = np.ascontiguousarray(eta_mean)
+    expected, slope = considered_occupancy(course, centre, factor, model.ec50_mg_L, readings.time_h)
+    result = filter_windows(model, readings, expected, slope, np.ascontiguousarray(end_h))
+    if not (np.isfinite(result.mean).all() and np.isfinite(result.covariance).all()):
+        raise MathsError(
+            f"The estimate of {channel.signal} from {len(readings.window)} windows is not finite. "
+            "Cancel or correct the record that made it so; every further record tries again."
+        )
+    return tuple(
+        ChannelState(
+            time_h=float(end_h[end] if math.isnan(result.time_h[end]) else result.time_h[end]),
+            mean=result.mean[end],
+            covariance=result.covariance[end],
+            eta_mean=centre,
+            eta_factor=factor,
+            scatter=float(result.scatter[end]),
+            counts=(
+                int(result.counts[end, TAKEN]),
+                int(result.counts[end, SOFTENED]),
+                int(result.counts[end, REJECTED]),
+                int(result.counts[end, UNUSABLE]),
+            ),
+            last=_last_window(readings, result, int(result.last[end])),
+        )
+        for end in range(len(end_h))
+    )
+
+
+def _last_window(readings: Readings, result: Pass, position: int) -> LastWindow:
+    if position == NO_WINDOW:
+        return LastWindow(NO_WINDOW, math.nan, math.nan, math.nan, "")
+    return LastWindow(
+        window=int(readings.window[position]),
+        reading=float(readings.value[position]),
+        forecast=float(result.forecast[position, 0]),
+        sd=float(result.forecast[position, 1]),
+        verdict=VERDICTS[int(result.verdict[position])],
+    )

@@ -1,0 +1,170 @@
+"""How a drug moves one wearable signal, as the filter and the forecast compute with it.
+
+    reading = baseline * (1 + shorter rhythms) + effect * g(C) + daily rhythm + noise + scatter
+    g(C) = C / (ec50 + C)
+
+The noise is a first-order autoregression and holds the whole published residual: a mean over many samples of one hour
+is barely better than one of them. Only what scatters within a window is averaged away.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstate.drug import Channel
+from twinstate.types import kernel
+
+Floats = NDArray[np.float64]
+
+# The estimated states, in order; in a covariance they follow the considered ones.
+STATES = ("baseline", "effect", "cosine", "sine", "noise")
+BASELINE, EFFECT, COSINE, SINE, NOISE = 0, 1, 2, 3, 4
+DAY_H = 24.0
+# Between-subject spread of the daily rhythm, Hong 2015 (doi:10.2147/DDDT.S79772): amplitude CV 93 %; acrophase 206 %
+# of 1.11 h, additive.
+AMPLITUDE_CV = 0.93
+ACROPHASE_SD_H = 2.29
+# Least share of the residual's variance taken as scatter of a single sample when a window cannot show its own.
+SCATTER_SHARE = 0.1
+
+
+class ChannelModel(NamedTuple):
+    """A drug's effect on one signal as the kernels take it; values in the signal's unit, times in h.
+
+    Attributes:
+        mean: Prior of `STATES`, (5,).
+        covariance: Prior covariance of `STATES`, (5, 5).
+        ec50_mg_L: Level of half the effect, mg/L.
+        noise_cv: SD of the autoregressive noise as a share of the baseline.
+        noise_time_constant_h: After which its autocorrelation is 1/e.
+        drift_per_sqrt_h: SD of the baseline's random walk after one hour.
+        scatter_sd: Least SD of one sample within its window.
+        period_h: Rhythms that are a fixed share of the baseline, (rhythms,).
+        amplitude: Their share, (rhythms,).
+        acrophase_h: When they peak, h after 00:00 UTC, (rhythms,).
+    """
+
+    mean: Floats
+    covariance: Floats
+    ec50_mg_L: float
+    noise_cv: float
+    noise_time_constant_h: float
+    drift_per_sqrt_h: float
+    scatter_sd: float
+    period_h: Floats
+    amplitude: Floats
+    acrophase_h: Floats
+
+
+def log_normal_moments(median: float, cv: float) -> tuple[float, float]:
+    """Mean and variance of a log-normal quantity with this median, omega^2 = ln(1 + cv^2)."""
+    growth = 1.0 + cv * cv
+    return median * math.sqrt(growth), median * median * growth * (growth - 1.0)
+
+
+def channel_model(channel: Channel) -> ChannelModel:
+    """Prior and dynamics of a channel from its published numbers.
+
+    Between-subject spreads are log-normal; the filter starts from their means and variances. The rhythm of 24 h is
+    estimated: its cosine and sine start from the moments of a log-normal amplitude (`AMPLITUDE_CV`) and a normal
+    acrophase (`ACROPHASE_SD_H`). All others stay the published share of the baseline.
+
+    Args:
+        channel: As the drug's file says it.
+    """
+    mean = np.zeros(len(STATES))
+    covariance = np.zeros((len(STATES), len(STATES)))
+    mean[BASELINE], covariance[BASELINE, BASELINE] = log_normal_moments(
+        channel.baseline_typical, channel.baseline_cv
+    )
+    mean[EFFECT], covariance[EFFECT, EFFECT] = log_normal_moments(channel.emax, channel.emax_cv)
+    residual_sd = channel.residual_cv * channel.baseline_typical
+    covariance[NOISE, NOISE] = residual_sd**2
+    for rhythm in channel.rhythms:
+        if rhythm.period_h == DAY_H:
+            amplitude = rhythm.amplitude * channel.baseline_typical
+            _add_daily_rhythm(mean, covariance, amplitude, rhythm.acrophase_h)
+    shorter = [rhythm for rhythm in channel.rhythms if rhythm.period_h != DAY_H]
+    return ChannelModel(
+        mean=mean,
+        covariance=covariance,
+        ec50_mg_L=channel.ec50_mg_L,
+        noise_cv=channel.residual_cv,
+        noise_time_constant_h=channel.noise_time_constant_h,
+        drift_per_sqrt_h=channel.baseline_drift_per_sqrt_h,
+        scatter_sd=math.sqrt(SCATTER_SHARE) * residual_sd,
+        period_h=np.array([rhythm.period_h for rhythm in shorter], dtype=np.float64),
+        amplitude=np.array([rhythm.amplitude for rhythm in shorter], dtype=np.float64),
+        acrophase_h=np.array([rhythm.acrophase_h for rhythm in shorter], dtype=np.float64),
+    )
+
+
+def _add_daily_rhythm(mean: Floats, covariance: Floats, amplitude: float, acrophase_h: float) -> None:
+    """Moments of A cos(p), A sin(p) for log-normal A and p = acrophase + normal, added to the prior in place."""
+    mean_amplitude, variance = log_normal_moments(amplitude, AMPLITUDE_CV)
+    square = mean_amplitude**2 + variance
+    spread = (2.0 * math.pi * ACROPHASE_SD_H / DAY_H) ** 2
+    phase = 2.0 * math.pi * acrophase_h / DAY_H
+    along = mean_amplitude * math.exp(-0.5 * spread)
+    variance_along = 0.5 * square * (1.0 + math.exp(-2.0 * spread)) - along**2
+    variance_across = 0.5 * square * (1.0 - math.exp(-2.0 * spread))
+    cosine, sine = math.cos(phase), math.sin(phase)
+    mean[COSINE] += along * cosine
+    mean[SINE] += along * sine
+    covariance[COSINE, COSINE] += variance_along * cosine**2 + variance_across * sine**2
+    covariance[SINE, SINE] += variance_along * sine**2 + variance_across * cosine**2
+    covariance[COSINE, SINE] += (variance_along - variance_across) * cosine * sine
+    covariance[SINE, COSINE] = covariance[COSINE, SINE]
+
+
+@kernel
+def angle(time_h: float, period_h: float) -> float:
+    """Phase of a time in a period, radians; reduced first, so that hours since 1970 cost no digits."""
+    return 2.0 * math.pi * (time_h % period_h) / period_h
+
+
+@kernel
+def observe(model: ChannelModel, time_h: float, operator: Floats) -> None:
+    """Fill how the estimated states enter a reading at a time, all but the effect: `operator` (5,)."""
+    operator[BASELINE] = 1.0
+    for rhythm in range(model.period_h.size):
+        phase = angle(time_h - model.acrophase_h[rhythm], model.period_h[rhythm])
+        operator[BASELINE] += model.amplitude[rhythm] * math.cos(phase)
+    phase = angle(time_h, DAY_H)
+    operator[COSINE] = math.cos(phase)
+    operator[SINE] = math.sin(phase)
+    operator[NOISE] = 1.0
+
+
+@kernel
+def occupancy(concentration: float, ec50: float) -> float:
+    """Share of the largest effect, C / (ec50 + C); a concentration below 0 by rounding counts as none."""
+    return concentration / (ec50 + concentration) if concentration > 0.0 else 0.0
+
+
+@kernel
+def move_on(model: ChannelModel, mean: Floats, covariance: Floats, considered: int, elapsed_h: float) -> None:
+    """Forecast the state over a time without windows: the noise fades, the baseline drifts; in place.
+
+    Args:
+        model: Dynamics.
+        mean: (5,).
+        covariance: (considered + 5, considered + 5).
+        considered: Leading states that are only considered.
+        elapsed_h: At least 0.
+    """
+    noise = considered + NOISE
+    baseline = considered + BASELINE
+    fade = math.exp(-elapsed_h / model.noise_time_constant_h)
+    mean[NOISE] *= fade
+    for state in range(covariance.shape[0]):
+        covariance[noise, state] *= fade
+    for state in range(covariance.shape[0]):
+        covariance[state, noise] *= fade
+    noise_sd = model.noise_cv * mean[BASELINE]
+    covariance[noise, noise] += noise_sd * noise_sd * (1.0 - fade * fade)
+    covariance[baseline, baseline] += model.drift_per_sqrt_h * model.drift_per_sqrt_h * elapsed_h
