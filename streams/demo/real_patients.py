@@ -105,7 +105,10 @@ def theophylline(sender: Sender, zero: int, rows: list[Row]) -> Iterator[DemoRec
 def phenobarbital(sender: Sender, zero: int, rows: list[Row]) -> Iterator[DemoRecord]:
     """Intravenous doses in mg, levels in mg/L, birth weight and Apgar score."""
     first = rows[0]
-    facts = {"weight": quantity(float(first["Wt"]), "kg"), "apgar_5_min": quantity(int(first["Apgar"]), "{score}")}
+    facts = {
+        "weight": quantity(float(first["Wt"]), "kg"),
+        "apgar_5_min": quantity(int(first["Apgar"]), "{score}"),
+    }
     yield sender.patient_record(zero, "facts-1", facts)
     for number, row in enumerate(rows, start=1):
         at = from_hours(zero, row["time"])
