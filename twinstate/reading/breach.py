@@ -45,9 +45,9 @@ def _rule(form: type[Form], kind: str, message: str, place: Sequence[int | str],
     if kind == "missing":
         return "is missing; config/drugs/README.md says what belongs there"
     said = f"{value!r:.80}" if not isinstance(value, dict | list) else f"a {type(value).__name__}"
-    rule = message[0].lower() + message[1:]
-    if "should be" in rule:
-        rule = "it " + rule[rule.index("should be") :].replace("should be", "must be", 1)
+    rule = message[0].lower() + message[1:].replace("should", "must", 1)
+    _, found, tail = rule.partition("must be")
+    rule = f"it must be{tail}" if found else rule
     return f"is {said}; {rule}"
 
 

@@ -75,8 +75,8 @@ def _units(place: str, key: str, unit: str, units: Mapping[str, float]) -> dict[
     """Factors, the canonical unit first."""
     if units.get(unit) != 1:
         raise LibraryError(
-            f"{place}: {key}.units has {units.get(unit)} for the canonical unit '{unit}', which must have the "
-            f'factor 1; add "{unit}": 1'
+            f"{place}: {key}.units has {units.get(unit, 'no row')} for the canonical unit '{unit}', which must have "
+            f'the factor 1; add "{unit}": 1'
         )
     return {unit: 1.0, **{name: float(factor) for name, factor in units.items() if name != unit}}
 
