@@ -1,0 +1,267 @@
+"""The canonical twin of a chart: what a worker should have stored, byte for byte."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streams.oracle.acceptance import (
+    Chart,
+    absences,
+    hour_end,
+    is_pending,
+    memory_of,
+    nanoseconds,
+    uncancelled,
+    watermark_of,
+)
+from streams.oracle.episodes import FAILURES, Spell
+from streams.oracle.exposure import (
+    DAY,
+    Exposure,
+    expose,
+    fit,
+    highest_day,
+    horizon_of,
+    interval,
+    peak,
+    risk_of,
+)
+from streams.oracle.known import Known, drugs_named, know
+from twinstate.assimilation.record import Residual
+from twinstate.assimilation.summary import predictive_quantiles
+from twinstate.assimilation.windows import add_window
+from twinstate.drug import DrugModel
+from twinstate.errors import CovariateError
+from twinstate.estimate import DrugEstimate, LevelCheck, ParameterEstimate
+from twinstate.history import Entry, Frame, Lab, Window
+from twinstate.library import Library
+from twinstate.pk.course import STRUCTURAL_PARAMETERS, Course
+from twinstate.pk.propagate import solve_points
+from twinstate.risk.assess import Interval
+from twinstate.twin import FORMAT, StandingEpisode, TwinDocument, encode
+from twinstate.types import NS_PER_HOUR, hours
+
+UNITS = {
+    "clearance": "L/h",
+    "central_volume": "L",
+    "intercompartmental_clearance": "L/h",
+    "peripheral_volume": "L",
+    "absorption_rate": "1/h",
+    "lag": "h",
+    "bioavailability": "1",
+    "input_duration": "h",
+}
+
+
+def canonical_bytes(patient: str, chart: Chart, spells: list[Spell], library: Library) -> bytes:
+    """Write the twin of a patient.
+
+    Args:
+        patient: Pseudonym.
+        chart: Every winning entry ever accepted.
+        spells: The patient's episodes.
+        library: Models, signals and policy.
+    """
+    watermark = watermark_of(chart) or 0
+    entries = _in_memory(chart, library)
+    records = [entry for entry in entries if not entry.cancelled]
+    windows = _windows(chart, library)
+    estimates: list[DrugEstimate] = []
+    failure = ""
+    try:
+        for drug in drugs_named(records, library):
+            estimates.append(_estimate(records, library.drugs[drug], library, watermark))
+    except FAILURES as failed:
+        estimates, failure = [], str(failed)
+    state, reason = _state(chart, estimates, failure)
+    return encode(
+        TwinDocument(
+            format=FORMAT,
+            patient=patient,
+            state=state,
+            reason=reason,
+            watermark=watermark,
+            entries=tuple(entries),
+            windows=windows,
+            estimates=tuple(estimates),
+            standing=tuple(
+                StandingEpisode(spell.id, spell.drug, spell.threshold, spell.severity, spell.crossing)
+                for spell in spells
+                if spell.ended is None
+            ),
+            quality=_quality(chart, records, windows, estimates, library),
+        )
+    )
+
+
+def _in_memory(chart: Chart, library: Library) -> list[Entry]:
+    """Winning entries but frames, tombstones too, that have not left memory, in order."""
+    watermark = watermark_of(chart)
+    kept = []
+    for entry in chart.values():
+        memory = memory_of(entry.kind, library)
+        young = watermark is None or memory is None or entry.event_time >= watermark - memory
+        if entry.kind != "wearable" and young:
+            kept.append(entry)
+    return sorted(kept, key=lambda entry: entry.place)
+
+
+def _windows(chart: Chart, library: Library) -> dict[str, tuple[tuple[int, Window], ...]]:
+    """Windows by signal; those of frames whose event times lie in one UTC hour are kept together."""
+    watermark = watermark_of(chart) or 0
+    merged: dict[str, dict[tuple[int, int], Window]] = {}
+    for entry in uncancelled(chart):
+        if not isinstance(entry.content, Frame):
+            continue
+        signal = entry.content.signal
+        oldest = (
+            watermark
+            - int(library.signals[signal].keep_h * NS_PER_HOUR)
+            - nanoseconds(library.policy.late_h)
+            - nanoseconds(library.policy.revise_wearable_h)
+        )
+        for window in entry.content.windows:
+            key = (hour_end(entry.event_time), window.index)
+            if key[0] < oldest:
+                continue
+            of_signal = merged.setdefault(signal, {})
+            of_signal[key] = add_window(of_signal[key], window) if key in of_signal else window
+    return {
+        signal: tuple((key[0], window) for key, window in sorted(of_signal.items(), key=lambda item: item[0]))
+        for signal, of_signal in sorted(merged.items())
+    }
+
+
+def _state(chart: Chart, estimates: list[DrugEstimate], failure: str) -> tuple[str, tuple[str, ...]]:
+    away = absences(chart)
+    if failure:
+        return "quarantined", (failure,)
+    if is_pending(chart):
+        return "pending", ("no patient record has been accepted yet",)
+    if away and away[-1][1] is None:
+        return "discharged", ()
+    for state in ("pending", "out_of_domain"):
+        reason = [
+            sentence for estimate in estimates if estimate.state == state for sentence in estimate.reason
+        ]
+        if reason:
+            return state, tuple(reason)
+    return "live", ()
+
+
+def _quality(
+    chart: Chart,
+    records: list[Entry],
+    windows: dict[str, tuple[tuple[int, Window], ...]],
+    estimates: list[DrugEstimate],
+    library: Library,
+) -> tuple[str, ...]:
+    flags = set()
+    for estimate in estimates:
+        for flag in estimate.flags:
+            flags.add(f"{estimate.drug}:{flag}")
+    for signal in windows:
+        if all(model.channel is None or model.channel.signal != signal for model in library.drugs.values()):
+            flags.add(f"{signal}:unmodelled")
+    for left, back in absences(chart):
+        if any(left < record.event_time and (back is None or record.event_time < back) for record in records):
+            flags.add("after_discharge")
+    return tuple(sorted(flags))
+
+
+def _estimate(records: list[Entry], model: DrugModel, library: Library, at: int) -> DrugEstimate:
+    horizon_h = horizon_of(model)
+    try:
+        known = know(records, model, library, at, horizon_h)
+    except CovariateError as missing:
+        return DrugEstimate(model.drug, model.model, model.digest, "pending", (str(missing),), at)
+    exposure = expose(model, known, at, horizon_h)
+    cloud = exposure.cloud
+    now, day_ago = exposure.grid[DAY], exposure.grid[0]
+    checks = [_check(records, level, model, library) for level in known.levels]
+    return DrugEstimate(
+        drug=model.drug,
+        model=model.model,
+        model_digest=model.digest,
+        state="out_of_domain" if known.outside else "live",
+        reason=known.outside,
+        as_of=at,
+        levels=len(known.levels),
+        last_input=_last_input(records, model),
+        status=exposure.gaussian.status,
+        effective_size=cloud.effective_size,
+        eta_names=tuple(model.etas),
+        eta_mean=tuple(float(value) for value in cloud.mean),
+        eta_covariance=tuple(tuple(float(value) for value in row) for row in cloud.covariance),
+        parameters=_parameters(known.given, exposure),
+        concentration=interval(exposure.concentration[:, now], cloud.weights),
+        auc24=interval(exposure.auc[:, now] - exposure.auc[:, day_ago], cloud.weights),
+        ahead_h=horizon_h,
+        peak_ahead=interval(peak(exposure, horizon_h), cloud.weights),
+        auc24_ahead=interval(highest_day(exposure, horizon_h), cloud.weights),
+        assumes=_assumes(known),
+        risks=tuple(risk_of(exposure, threshold) for threshold in model.thresholds),
+        checks=tuple(check for check in checks if check is not None),
+        flags=known.flags,
+    )
+
+
+def _assumes(known: Known) -> str:
+    if not known.has_plan:
+        return "no regimen is known: no further doses are assumed"
+    if len(known.planned) == 0:
+        return "the regimen has no doses left: no further doses are assumed"
+    return f"the {len(known.planned)} planned doses still to come are given when due; covariates stay as they are"
+
+
+def _parameters(course: Course, exposure: Exposure) -> tuple[ParameterEstimate, ...]:
+    parameters = []
+    for place, name in enumerate(STRUCTURAL_PARAMETERS):
+        eta = int(course.eta_index[place])
+        if eta < 0:
+            continue
+        log_typical = course.log_typical[-1, place]
+        values = np.exp(log_typical + exposure.cloud.points[:, eta])
+        estimate = interval(values, exposure.cloud.weights)
+        parameters.append(ParameterEstimate(name, UNITS[name], estimate, float(np.exp(log_typical))))
+    return tuple(parameters)
+
+
+def _check(records: list[Entry], level: Entry, model: DrugModel, library: Library) -> LevelCheck | None:
+    """A level beside its forecasts; None when nothing could be forecast, as nobody had said who the patient is."""
+    assert isinstance(level.content, Lab)
+    try:
+        known = know(records, model, library, level.event_time, 0.0)
+    except CovariateError:
+        return None
+    before = len([other for other in known.levels if other.event_time < level.event_time])
+    forecasts = []
+    for levels in (before, 0):
+        _, cloud = fit(known.given, model, known, levels)
+        instant = np.array([hours(level.event_time)], dtype=np.float64)
+        concentration, _ = solve_points(known.given, cloud.points, instant)
+        residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
+        quantiles = predictive_quantiles(
+            concentration[:, 0], cloud.weights, residual, np.array([0.5, 0.05, 0.95])
+        )
+        forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))
+    return LevelCheck(
+        source=level.source,
+        id=level.id,
+        event_time=level.event_time,
+        observed=level.content.value,
+        censored=level.content.censored,
+        levels_before=before,
+        forecast=forecasts[0],
+        population=forecasts[1],
+    )
+
+
+def _last_input(records: list[Entry], model: DrugModel) -> int:
+    times = [0]
+    for record in records:
+        dose = record.kind == "dose" and getattr(record.content, "drug", None) == model.drug
+        level = record.kind == "lab" and getattr(record.content, "analyte", None) == model.analyte
+        if dose or level:
+            times.append(record.event_time)
+    return max(times)

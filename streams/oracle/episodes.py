@@ -1,0 +1,216 @@
+"""From evaluation points to episodes, and from episodes to what subscribers must hear."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from streams.oracle.acceptance import Chart, absences, hour_end, uncancelled, watermark_of
+from streams.oracle.exposure import expose, horizon_of, risk_of
+from streams.oracle.known import drugs_named, know
+from twinstate.errors import CovariateError, MathsError
+from twinstate.history import Entry
+from twinstate.library import Library
+from twinstate.policy import Policy
+from twinstate.risk.episodes import PointRisk
+
+FAILURES = (MathsError, ArithmeticError, ValueError)
+
+
+class Point(NamedTuple):
+    """One evaluation point: what every threshold says there, or that the patient leaves."""
+
+    at: int
+    risks: tuple[PointRisk, ...]
+    leaves: bool
+
+
+@dataclass
+class Spell:
+    """One episode, as it stands after the points looked at so far; fields as events tell them."""
+
+    id: str
+    drug: str
+    threshold: str
+    crossing: int
+    severity: str
+    ended: int | None
+    reason: str
+    latest: int
+    risk: PointRisk
+
+
+@dataclass
+class Told:
+    """What subscribers last heard of an episode, and how many events that makes."""
+
+    spell: Spell
+    type: str
+    revision: int
+
+
+class Event(NamedTuple):
+    """One transition."""
+
+    type: str
+    spell: Spell
+    revision: int
+    replaces: str | None
+    replaced_by: str | None
+
+
+def evaluation_times(chart: Chart) -> list[tuple[int, bool]]:
+    """Evaluation points up to the watermark in order, UTC ns, and whether the patient leaves there."""
+    watermark = watermark_of(chart)
+    away = absences(chart)
+    times = set()
+    for entry in chart.values():
+        if entry.cancelled or watermark is None:
+            continue
+        if entry.kind != "wearable":
+            times.add(entry.event_time)
+        elif hour_end(entry.event_time) <= watermark and _has_windows(entry):
+            times.add(hour_end(entry.event_time))
+    points = []
+    for time in sorted(times):
+        leaves = any(time == left for left, _ in away)
+        absent = any(left < time and (back is None or time < back) for left, back in away)
+        if leaves or not absent:
+            points.append((time, leaves))
+    return points
+
+
+def evaluate(chart: Chart, library: Library, computed: dict[int, Point]) -> list[Point]:
+    """Every point of a chart; those in `computed` are taken from there, the others are put there."""
+    points: list[Point] = []
+    records = [entry for entry in uncancelled(chart) if entry.kind != "wearable"]
+    for time, leaves in evaluation_times(chart):
+        if leaves:
+            points.append(Point(time, (), leaves=True))
+            continue
+        if time not in computed:
+            try:
+                computed[time] = Point(time, _risks(records, library, time), leaves=False)
+            except FAILURES:
+                computed[time] = Point(time, points[-1].risks if points else (), leaves=False)
+        points.append(computed[time])
+    return points
+
+
+def _risks(records: list[Entry], library: Library, at: int) -> tuple[PointRisk, ...]:
+    records = [record for record in records if record.event_time <= at]
+    risks = []
+    for drug in drugs_named(records, library):
+        model = library.drugs[drug]
+        if not model.thresholds:
+            continue
+        try:
+            known = know(records, model, library, at, horizon_of(model))
+        except CovariateError:
+            continue  # what cannot be assessed keeps its state
+        exposure = expose(model, known, at, horizon_of(model))
+        for threshold in model.thresholds:
+            risk = risk_of(exposure, threshold)
+            risks.append(
+                PointRisk(
+                    drug=drug,
+                    threshold=threshold.name,
+                    version=threshold.version,
+                    probability=risk.probability,
+                    error=risk.error,
+                    median=risk.metric.median,
+                    low=risk.metric.low,
+                    high=risk.metric.high,
+                    capped=bool(known.outside),
+                    planned=known.has_plan,
+                    levels=len(known.levels),
+                )
+            )
+    return tuple(risks)
+
+
+def spells_of(points: list[Point], policy: Policy, source: str, patient: str) -> list[Spell]:
+    """Every episode, ordered by drug, threshold and crossing."""
+    spells: list[Spell] = []
+    for drug, threshold in sorted({(risk.drug, risk.threshold) for point in points for risk in point.risks}):
+        standing: Spell | None = None
+        for point in points:
+            if point.leaves:
+                if standing is not None:
+                    spells.append(replace(standing, ended=point.at, reason="discharged", latest=point.at))
+                standing = None
+            for risk in point.risks:
+                if (risk.drug, risk.threshold) != (drug, threshold):
+                    continue
+                if standing is None and risk.probability >= policy.raise_probability:
+                    name = hashed(source, patient, drug, threshold, risk.version, str(point.at))
+                    severity = _severity("", risk, policy)
+                    standing = Spell(name, drug, threshold, point.at, severity, None, "", point.at, risk)
+                elif standing is not None and risk.probability < policy.clear_probability:
+                    spells.append(
+                        replace(standing, ended=point.at, reason="below", latest=point.at, risk=risk)
+                    )
+                    standing = None
+                elif standing is not None:
+                    severity = _severity(standing.severity, risk, policy)
+                    standing = replace(standing, severity=severity, latest=point.at, risk=risk)
+        if standing is not None:
+            spells.append(standing)
+    return spells
+
+
+def tell(spells: list[Spell], told: dict[str, Told]) -> list[Event]:
+    """Bring subscribers from what they were told to what is; `told` follows.
+
+    Drug by drug and threshold by threshold: first the episodes that are, in order of their crossings, then those that
+    turned out never to have been.
+    """
+    events: list[Event] = []
+
+    def say(type: str, spell: Spell, replaces: str | None = None, replaced_by: str | None = None) -> None:
+        revision = told[spell.id].revision + 1 if spell.id in told else 1
+        told[spell.id] = Told(spell, type, revision)
+        events.append(Event(type, spell, revision, replaces, replaced_by))
+
+    existing = {spell.id for spell in spells}
+    undone = [t.spell for t in told.values() if t.spell.id not in existing and t.type != "retracted"]
+    undone.sort(key=lambda spell: (spell.drug, spell.threshold, spell.crossing))
+    for key in sorted({(spell.drug, spell.threshold) for spell in [*spells, *undone]}):
+        mistakes = [spell for spell in undone if (spell.drug, spell.threshold) == key]
+        new: list[Spell] = []
+        for spell in spells:
+            if (spell.drug, spell.threshold) != key:
+                continue
+            before = told.get(spell.id)
+            if before is None or before.type == "retracted":
+                say("raised", spell, replaces=mistakes[len(new)].id if len(new) < len(mistakes) else None)
+                new.append(spell)
+            elif before.type == "cleared" and spell.ended is None:
+                say("raised", spell)
+            elif before.type != "cleared" and spell.ended is None and before.spell.severity != spell.severity:
+                say("updated", spell)
+            if spell.ended is not None and told[spell.id].type in ("raised", "updated"):
+                say("cleared", spell)
+        for place, spell in enumerate(mistakes):
+            say("retracted", spell, replaced_by=new[place].id if place < len(new) else None)
+    return events
+
+
+def hashed(*parts: str) -> str:
+    """SHA-256 of parts with a separator, as 26 letters and digits."""
+    digest = hashlib.sha256(chr(31).join(parts).encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:26]
+
+
+def _has_windows(entry: Entry) -> bool:
+    """A frame in which the device measured nothing is no point."""
+    return bool(getattr(entry.content, "windows", ()))
+
+
+def _severity(before: str, risk: PointRisk, policy: Policy) -> str:
+    if risk.capped and policy.out_of_domain_cap == "moderate":
+        return "moderate"
+    limit = policy.high_until_probability if before == "high" else policy.high_probability
+    return "high" if risk.probability >= limit else "moderate"

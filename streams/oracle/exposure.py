@@ -1,0 +1,135 @@
+"""Exposure simulated from the posterior, and what is read off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.oracle.known import Known, as_labs
+from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
+from twinstate.assimilation.refine import Cloud, refine
+from twinstate.assimilation.summary import chance_above, weighted_quantile
+from twinstate.drug import DrugModel, Threshold
+from twinstate.errors import MathsError
+from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
+from twinstate.pk.propagate import solve_points
+from twinstate.risk.assess import Interval, Risk
+from twinstate.types import hours
+
+# The grid: half hours from a day before to the horizon, and the instants just after the ends of doses to come.
+GRID_H = 0.5
+DAY = 48  # steps
+AFTER_H = 1e-6
+
+
+@dataclass
+class Exposure:
+    """Trajectories of the posterior's points.
+
+    Attributes:
+        gaussian: Of the levels.
+        cloud: Its refinement, which was simulated.
+        grid: Columns of the half-hourly grid; the one at `DAY` is now.
+        concentration: mg/L, (points, times).
+        auc: mg*h/L since the first dose, (points, times).
+    """
+
+    gaussian: Gaussian
+    cloud: Cloud
+    grid: list[int]
+    concentration: NDArray[np.float64]
+    auc: NDArray[np.float64]
+
+
+def horizon_of(model: DrugModel) -> float:
+    """How far ahead this model's thresholds look, h."""
+    return max([threshold.horizon_h for threshold in model.thresholds], default=24.0)
+
+
+def fit(course: Course, model: DrugModel, known: Known, levels: int) -> tuple[Gaussian, Cloud]:
+    """Fit the first `levels` levels, from the prior.
+
+    Raises:
+        MathsError: The fit is not finite.
+    """
+    residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
+    labs = as_labs(known.levels[:levels])
+    gaussian = assimilate_record(course, labs, model.omega, residual)
+    cloud = refine(course, labs, model.omega, residual, gaussian)
+    finite = np.isfinite(cloud.mean).all() and np.isfinite(cloud.covariance).all()
+    if not (finite and cloud.effective_size > 0):
+        raise MathsError(f"the fit of {levels} levels to {model.model} is not finite")
+    return gaussian, cloud
+
+
+def expose(model: DrugModel, known: Known, at: int, horizon_h: float) -> Exposure:
+    """Simulate from 24 h before `at` (UTC ns) to `horizon_h` after it.
+
+    Raises:
+        MathsError: The fit or a trajectory is not finite.
+    """
+    gaussian, cloud = fit(known.given, model, known, len(known.levels))
+    now = hours(at)
+    steps = DAY + round(horizon_h / GRID_H)
+    grid_h = [now + GRID_H * (step - DAY) for step in range(steps + 1)]
+    ends_h = [end for end in _ends_of_doses(known.ahead) if now < end < grid_h[-1]]
+    times_h = sorted({*grid_h, *ends_h})
+    concentration, auc = solve_points(known.ahead, cloud.points, np.array(times_h, dtype=np.float64))
+    if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
+        raise MathsError(f"the simulated exposure of {model.model} is not finite")
+    return Exposure(gaussian, cloud, [times_h.index(time) for time in grid_h], concentration, auc)
+
+
+def peak(exposure: Exposure, horizon_h: float) -> NDArray[np.float64]:
+    """Highest concentration from now to the horizon, mg/L, (points,)."""
+    last = exposure.grid[DAY + round(horizon_h / GRID_H)]
+    return np.asarray(exposure.concentration[:, exposure.grid[DAY] : last + 1].max(axis=1))
+
+
+def highest_day(exposure: Exposure, horizon_h: float) -> NDArray[np.float64]:
+    """Highest area over 24 h that end from now to the horizon, mg*h/L, (points,)."""
+    highest = np.full(len(exposure.auc), -np.inf)
+    for step in range(round(horizon_h / GRID_H) + 1):
+        day = exposure.auc[:, exposure.grid[DAY + step]] - exposure.auc[:, exposure.grid[step]]
+        highest = np.maximum(highest, day)
+    return highest
+
+
+def interval(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
+    """Median, 5 % and 95 % quantile of weighted values."""
+    return Interval(
+        median=weighted_quantile(values, weights, 0.5),
+        low=weighted_quantile(values, weights, 0.05),
+        high=weighted_quantile(values, weights, 0.95),
+    )
+
+
+def risk_of(exposure: Exposure, threshold: Threshold) -> Risk:
+    """Probability that the threshold is crossed within its horizon."""
+    if threshold.metric == "concentration":
+        values = peak(exposure, threshold.horizon_h)
+    elif threshold.metric == "auc24":
+        values = highest_day(exposure, threshold.horizon_h)
+    else:
+        raise KeyError(f"the oracle knows no metric {threshold.metric}")
+    weights = exposure.cloud.weights
+    chance = chance_above(values, weights, threshold.limit)
+    return Risk(threshold.name, chance.probability, chance.error, interval(values, weights))
+
+
+def _ends_of_doses(course: Course) -> list[float]:
+    typical = np.exp(course.log_typical[-1])
+    oral_h = (
+        typical[STRUCTURAL_PARAMETERS.index("lag")] + typical[STRUCTURAL_PARAMETERS.index("input_duration")]
+    )
+    ends = []
+    for dose in range(len(course.dose_time_h)):
+        length_h = 0.0
+        if course.dose_route[dose] == INTO_CENTRAL:
+            length_h = float(course.dose_duration_h[dose])
+        if course.dose_route[dose] == ZERO_ORDER_ORAL:
+            length_h = float(oral_h)
+        ends.append(float(course.dose_time_h[dose]) + length_h + AFTER_H)
+    return ends

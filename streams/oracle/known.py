@@ -1,0 +1,205 @@
+"""What one drug model may know of a patient at one moment: doses, plan, covariates over time, levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.oracle.acceptance import NEVER_FORGOTTEN
+from twinstate.assimilation.record import Labs
+from twinstate.drug import DrugModel
+from twinstate.errors import CovariateError
+from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
+from twinstate.library import Library
+from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
+from twinstate.population.covariates import doses_outside, typical_log_parameters
+from twinstate.types import NS_PER_HOUR, hours
+
+
+@dataclass
+class Known:
+    """One drug of one patient at one moment.
+
+    Attributes:
+        given: The doses given, under covariates over time.
+        ahead: The same with the planned doses of the horizon.
+        planned: All planned doses still to come, whether in the horizon or not.
+        has_plan: A regimen counts.
+        levels: The levels that count and follow a dose.
+        outside: Sentences on what lies outside the model's domain.
+        flags: Data-quality flags.
+    """
+
+    given: Course
+    ahead: Course
+    planned: list[PlannedDose]
+    has_plan: bool
+    levels: list[Entry]
+    outside: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+def drugs_named(records: Sequence[Entry], library: Library) -> list[str]:
+    """Drugs that doses, regimens or levels speak of, by name."""
+    drugs = set()
+    for record in records:
+        if isinstance(record.content, Dose | Regimen):
+            drugs.add(record.content.drug)
+        if isinstance(record.content, Lab):
+            for model in library.drugs.values():
+                if model.analyte == record.content.analyte:
+                    drugs.add(model.drug)
+    return sorted(drugs)
+
+
+def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, horizon_h: float) -> Known:
+    """Gather what counts at `at`: event times from `at` minus the model's keep up to `at`, both included.
+
+    Args:
+        records: The patient's uncancelled records but frames, in order.
+        model: The drug's model.
+        library: Tells which laboratory tests feed a covariate.
+        at: UTC ns.
+        horizon_h: How far ahead planned doses are simulated.
+
+    Raises:
+        CovariateError: Nothing that counts tells a covariate the model needs.
+    """
+    keep = int(model.keep_h * NS_PER_HOUR)
+    counting = [
+        record
+        for record in records
+        if record.event_time <= at and (record.event_time >= at - keep or record.kind in NEVER_FORGOTTEN)
+    ]
+    given: list[tuple[int, Dose]] = []
+    measured: list[Entry] = []
+    for record in counting:
+        content = record.content
+        if isinstance(content, Dose) and content.drug == model.drug and content.given:
+            given.append((record.event_time, content))
+        if isinstance(content, Lab) and content.analyte == model.analyte:
+            measured.append(record)
+    levels = [level for level in measured if given and level.event_time > given[0][0]]
+    starts, log_typical, outside = _covariates_over_time(counting, model, library)
+    plan, has_plan = _plan_at(counting, model.drug)
+    planned = [dose for dose, grace in plan if dose.due > at - grace]
+    flags = []
+    if len(levels) < len(measured):
+        flags.append("level_without_dose")
+    if len(planned) < len(plan):
+        flags.append("planned_dose_unconfirmed")
+    horizon_end = at + int(horizon_h * NS_PER_HOUR)
+    taken = [
+        (hours(time), dose.amount_mg, dose.duration_h, dose.route, dose.steady_state_interval_h)
+        for time, dose in given
+    ]
+    to_take = [
+        (hours(max(dose.due, at)), dose.amount_mg, dose.duration_h, dose.route, 0.0)
+        for dose in planned
+        if dose.due <= horizon_end
+    ]
+    amounts = [dose.amount_mg for _, dose in given] + [dose.amount_mg for dose in planned]
+    return Known(
+        given=_course(model, starts, log_typical, taken),
+        ahead=_course(model, starts, log_typical, taken + to_take),
+        planned=planned,
+        has_plan=has_plan,
+        levels=levels,
+        outside=(*outside, *doses_outside(model, amounts)),
+        flags=tuple(flags),
+    )
+
+
+def as_labs(levels: Sequence[Entry]) -> Labs:
+    """Levels as the kernels take them."""
+    contents = [level.content for level in levels if isinstance(level.content, Lab)]
+    return Labs(
+        time_h=np.array([hours(level.event_time) for level in levels], dtype=np.float64),
+        value_mg_L=np.array([content.value for content in contents], dtype=np.float64),
+        censored=np.array([1 if content.censored else 0 for content in contents], dtype=np.int64),
+    )
+
+
+def _covariates_over_time(
+    counting: Sequence[Entry], model: DrugModel, library: Library
+) -> tuple[list[float], list[NDArray[np.float64]], tuple[str, ...]]:
+    """Typical parameters from each thing told on; a covariate has its first value before it was first told."""
+    told: list[tuple[int, dict[str, CovariateValue], dict[str, str]]] = []
+    for record in counting:
+        content = record.content
+        if isinstance(content, PatientFacts):
+            told.append((record.event_time, content.covariates, content.genotype))
+        if isinstance(content, Lab) and not content.censored:
+            covariate = library.analytes[content.analyte].covariate
+            if covariate is not None:
+                told.append((record.event_time, {covariate: content.value}, {}))
+    if not told:
+        raise CovariateError(f"{model.model} waits for a patient record with the covariates it needs")
+    starts: list[float] = []
+    rows: list[NDArray[np.float64]] = []
+    outside: tuple[str, ...] = ()
+    for now in range(len(told)):
+        covariates: dict[str, CovariateValue] = {}
+        genotype: dict[str, str] = {}
+        # What comes later is overwritten by what came first, and that by what was told last up to now.
+        for _, values, genes in [*reversed(told), *told[: now + 1]]:
+            covariates.update(values)
+            genotype.update(genes)
+        typical = typical_log_parameters(model, covariates, genotype)
+        outside = typical.outside
+        if not rows or typical.log_typical.tobytes() != rows[-1].tobytes():
+            starts.append(hours(told[now][0]))
+            rows.append(typical.log_typical)
+    return starts, rows, outside
+
+
+def _plan_at(counting: Sequence[Entry], drug: str) -> tuple[list[tuple[PlannedDose, int]], bool]:
+    """Planned doses that no dose has confirmed, each with its grace time (ns), and whether there is a regimen."""
+    plan: list[tuple[PlannedDose, int]] = []
+    has_plan = False
+    for record in counting:
+        content = record.content
+        if isinstance(content, Regimen) and content.drug == drug:
+            has_plan = True
+            still_valid = [(dose, grace) for dose, grace in plan if dose.due <= record.event_time]
+            plan = still_valid + [(dose, int(content.grace_h * NS_PER_HOUR)) for dose in content.doses]
+    plan.sort(key=lambda item: (item[0].due, item[0].amount_mg))
+    for record in counting:
+        if not isinstance(record.content, Dose) or record.content.drug != drug:
+            continue
+        nearest = None
+        for place, (dose, grace) in enumerate(plan):
+            distance = abs(dose.due - record.event_time)
+            if distance <= grace and (nearest is None or distance < nearest[0]):
+                nearest = (distance, place)
+        if nearest is not None:
+            plan.pop(nearest[1])
+    return plan, has_plan
+
+
+def _course(
+    model: DrugModel,
+    starts: list[float],
+    log_typical: list[NDArray[np.float64]],
+    doses: list[tuple[float, float, float, str, float]],
+) -> Course:
+    routes = []
+    for _, _, _, route, _ in doses:
+        if route == "iv":
+            routes.append(INTO_CENTRAL)
+        else:
+            routes.append(ZERO_ORDER_ORAL if model.oral_kind == "zero_order" else INTO_DEPOT)
+    return Course(
+        compartments=model.compartments,
+        segment_start_h=np.array(starts, dtype=np.float64),
+        log_typical=np.array(log_typical, dtype=np.float64),
+        eta_index=np.asarray(model.eta_index, dtype=np.int64),
+        dose_time_h=np.array([dose[0] for dose in doses], dtype=np.float64),
+        dose_mg=np.array([dose[1] for dose in doses], dtype=np.float64),
+        dose_duration_h=np.array([dose[2] for dose in doses], dtype=np.float64),
+        dose_route=np.array(routes, dtype=np.int64),
+        dose_interval_h=np.array([dose[4] for dose in doses], dtype=np.float64),
+    )

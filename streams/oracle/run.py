@@ -1,0 +1,145 @@
+"""The oracle's one loop: take a record, judge it, evaluate what it touches, tell what changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from streams.codec import Decoder, Refusal
+from streams.oracle.acceptance import (
+    APPLIED,
+    FUTURE,
+    LATE,
+    Chart,
+    accept,
+    judge,
+    watermark_of,
+)
+from streams.oracle.document import canonical_bytes
+from streams.oracle.episodes import Point, Spell, Told, evaluate, spells_of, tell
+from streams.oracle.messages import dead_letter, risk_event
+from streams.ports import Outgoing, RawRecord
+from twinstate.digest import digest_of
+from twinstate.history import Entry
+from twinstate.library import Library
+
+SOURCE = "urn:twin-updater"
+
+
+@dataclass
+class Patient:
+    """One patient, as the oracle follows him.
+
+    Attributes:
+        chart: Every winning entry ever accepted.
+        computed: Evaluation points by time, dropped from a changed record's event time on.
+        told: What subscribers know, by episode.
+        spells: The episodes now.
+    """
+
+    chart: Chart = field(default_factory=dict)
+    computed: dict[int, Point] = field(default_factory=dict)
+    told: dict[str, Told] = field(default_factory=dict)
+    spells: list[Spell] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a log leads to.
+
+    Attributes:
+        twins: Canonical bytes by patient.
+        risk: Risk events by partition, in order.
+        dead_letters: Refused records by partition, in order; without the header `twin-error-message`.
+        counts: Records by outcome, dead letters by reason, events by type: the pipeline's counters.
+    """
+
+    twins: dict[str, bytes]
+    risk: dict[int, list[Outgoing]]
+    dead_letters: dict[int, list[Outgoing]]
+    counts: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the canonical twins."""
+        return digest_of(self.twins)
+
+    @property
+    def event_ids(self) -> dict[int, list[str]]:
+        """CloudEvents ids by partition, in order; every partition that was read has its list."""
+        return {
+            partition: [dict(event.headers)["ce_id"].decode() for event in events]
+            for partition, events in self.risk.items()
+        }
+
+
+class Oracle:
+    """Reads whole partitions and says what a worker must have made of them."""
+
+    def __init__(self, library: Library, partitions: int, source: str = SOURCE) -> None:
+        """Begin before the first record.
+
+        Args:
+            library: Models, signals and policy.
+            partitions: How many the topic has.
+            source: CloudEvents source, part of every episode's name.
+        """
+        self._library = library
+        self._partitions = partitions
+        self._source = source
+        self._patients: dict[str, Patient] = {}
+        self._risk: dict[int, list[Outgoing]] = {}
+        self._dead_letters: dict[int, list[Outgoing]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def read(self, partition: int, records: Iterable[RawRecord]) -> None:
+        """Read one partition's log, or the next piece of it, in offset order."""
+        decoder = Decoder(self._library, partition, self._partitions)
+        risk = self._risk.setdefault(partition, [])
+        refused = self._dead_letters.setdefault(partition, [])
+        for raw in records:
+            self._counts["records"] += 1
+            decoded = decoder.decode(raw)
+            if isinstance(decoded, Refusal):
+                outcome = decoded.reason
+            else:
+                patient = self._patients.setdefault(decoded.patient, Patient())
+                outcome = judge(
+                    patient.chart, decoded.entry, raw.append_time, self._library, backfill=decoded.backfill
+                )
+            if isinstance(decoded, Refusal) or outcome in (LATE, FUTURE):
+                self._counts[f"dead_letters.{outcome}"] += 1
+                refused.append(dead_letter(raw, outcome, partition))
+                continue
+            self._counts[outcome] += 1
+            if outcome == APPLIED:
+                events = self._follow(decoded.patient, patient, decoded.entry, raw)
+                risk.extend(events)
+
+    def account(self) -> Account:
+        """The twins now, and everything emitted so far."""
+        return Account(
+            twins={name: self._document(name, p) for name, p in sorted(self._patients.items()) if p.chart},
+            risk=self._risk,
+            dead_letters=self._dead_letters,
+            counts=dict(self._counts),
+        )
+
+    def _follow(self, name: str, patient: Patient, entry: Entry, raw: RawRecord) -> list[Outgoing]:
+        old = patient.chart.get(entry.identity)
+        accept(patient.chart, entry)
+        changed = [one.event_time for one in (old, entry) if one is not None and not one.cancelled]
+        for time in [time for time in patient.computed if changed and time >= min(changed)]:
+            del patient.computed[time]
+        points = evaluate(patient.chart, self._library, patient.computed)
+        patient.spells = spells_of(points, self._library.policy, self._source, name)
+        watermark = watermark_of(patient.chart) or 0
+        messages = []
+        for number, event in enumerate(tell(patient.spells, patient.told), start=1):
+            self._counts[f"events.{event.type}"] += 1
+            messages.append(risk_event(raw, number, name, event, self._source, watermark, self._library))
+        return messages
+
+    def _document(self, name: str, patient: Patient) -> bytes:
+        return canonical_bytes(name, patient.chart, patient.spells, self._library)
