@@ -325,14 +325,31 @@ def assimilate_windows(
         MathsError: The estimate is not finite.
     """
     model = channel_model(channel)
-    readings = readings_of(windows, resolution, model.scatter_sd)
+    return assimilate_model(
+        model, readings_of(windows, resolution, model.scatter_sd), course, eta_mean, eta_covariance, end_h
+    )
+
+
+def assimilate_model(
+    model: ChannelModel,
+    readings: Readings,
+    course: Course,
+    eta_mean: Floats,
+    eta_covariance: Floats,
+    end_h: Floats,
+) -> tuple[ChannelState, ...]:
+    """`assimilate_windows` once its windows are read and its channel is numbers.
+
+    Raises:
+        MathsError: The estimate is not finite.
+    """
     factor = root(np.ascontiguousarray(eta_covariance))
     centre = np.ascontiguousarray(eta_mean)
     expected, slope = considered_occupancy(course, centre, factor, model.ec50_mg_L, readings.time_h)
     result = filter_windows(model, readings, expected, slope, np.ascontiguousarray(end_h))
     if not (np.isfinite(result.mean).all() and np.isfinite(result.covariance).all()):
         raise MathsError(
-            f"The estimate of {channel.signal} from {len(readings.window)} windows is not finite. "
+            f"The estimate of a wearable channel from {len(readings.window)} windows is not finite. "
             "Cancel or correct the record that made it so; every further record tries again."
         )
     return tuple(
