@@ -76,7 +76,7 @@ def problem(slug: str, detail: str, *, headers: dict[str, str] | None = None, **
             "detail": detail,
             **more,
         },
-        status_code=kind.status,
+        status_code=int(kind.status),
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", **(headers or {})},
     )
