@@ -301,8 +301,9 @@ class Decoder:
         return number
 
     def _route(self, route: str, model: DrugModel, place: str) -> str:
-        if route == "oral" and model.oral_kind == "none":
-            raise _Refused("unsupported_route", f"{place}: {model.model} describes no oral doses")
+        if route not in model.routes:
+            known = " or ".join(model.routes)
+            raise _Refused("unsupported_route", f"{place} is {route}; {model.model} describes {known} doses only")
         return route
 
     def _bounded(self, number: float, bounds: Bounds | None, unit: str, place: str) -> float:

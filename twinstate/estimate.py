@@ -7,19 +7,22 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from twinstate.assimilation.channel_forecast import rise_quantiles
+from twinstate.assimilation.channel_model import BASELINE, EFFECT
 from twinstate.assimilation.summary import predictive_quantiles
+from twinstate.assimilation.windows import WINDOW_NS
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.history import Entry, Lab
 from twinstate.library import Library
-from twinstate.outlook import LOOK_BACK_H, Memo, Outlook, fit_levels, look_ahead, residual_of
+from twinstate.outlook import LOOK_BACK_H, STEP_H, Heard, Memo, Outlook, fit_levels, look_ahead, residual_of
 from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.pk.propagate import solve_points
-from twinstate.risk.assess import Interval, Risk, assess, highest_auc24, interval, peak_concentration
+from twinstate.risk.assess import QUANTILES, Interval, Risk, assess, highest_auc24, interval, peak_concentration
 from twinstate.therapy import Therapy, content_key, therapy_at
 from twinstate.types import hours
 
-QUANTILES = np.array([0.5, 0.05, 0.95])
+NORMAL_95 = 1.6448536269514722  # standard normal quantile at 0.95
 PARAMETER_UNITS = ("L/h", "L", "L/h", "L", "1/h", "h", "1", "h")
 
 
@@ -49,6 +52,28 @@ class LevelCheck(msgspec.Struct, frozen=True, array_like=True):
     population: Interval
 
 
+class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
+    """The wearable signal that the drug's model explains, at the watermark; values in `unit`.
+
+    Attributes:
+        signal: Slug.
+        unit: Of all values below.
+        baseline: Mesor.
+        effect: Largest effect of the drug (Emax).
+        rise_ahead: Highest rise by the drug within the forecast's horizon.
+        windows: Windows by verdict: taken, softened, rejected, unusable.
+        last_window: End of the last window that counts, UTC ns; 0 without one.
+    """
+
+    signal: str
+    unit: str
+    baseline: Interval
+    effect: Interval
+    rise_ahead: Interval
+    windows: tuple[int, int, int, int]
+    last_window: int
+
+
 class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
     """One drug of one patient at the watermark.
 
@@ -76,6 +101,7 @@ class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
         risks: Every threshold.
         checks: Every level that counts, with its forecast.
         flags: Data-quality flags.
+        channel: The signal the model explains; None when it explains none.
     """
 
     drug: str
@@ -101,6 +127,7 @@ class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
     risks: tuple[Risk, ...] = ()
     checks: tuple[LevelCheck, ...] = ()
     flags: tuple[str, ...] = ()
+    channel: ChannelEstimate | None = None
 
 
 def horizon_of(model: DrugModel) -> float:
@@ -109,7 +136,7 @@ def horizon_of(model: DrugModel) -> float:
 
 
 def estimate_drug(
-    entries: Sequence[Entry], model: DrugModel, library: Library, as_of: int, memo: Memo
+    entries: Sequence[Entry], model: DrugModel, library: Library, as_of: int, memo: Memo, heard: Heard
 ) -> DrugEstimate:
     """Estimate one drug from the history up to `as_of`.
 
@@ -119,6 +146,7 @@ def estimate_drug(
         library: Analytes and signals.
         as_of: UTC ns.
         memo: Cache by content.
+        heard: Windows of the channel the model explains, up to `as_of`.
 
     Raises:
         MathsError: The arithmetic failed; the caller quarantines the twin.
@@ -127,10 +155,10 @@ def estimate_drug(
         therapy = therapy_at(entries, model, library, as_of)
     except CovariateError as missing:
         return DrugEstimate(model.drug, model.model, model.digest, "pending", (str(missing),), as_of)
-    outlook = look_ahead(therapy, memo, horizon_of(model))
+    outlook = look_ahead(therapy, memo, horizon_of(model), heard)
     horizon = horizon_of(model)
     weights = outlook.fit.cloud.weights
-    day = round(LOOK_BACK_H / 0.5)
+    day = round(LOOK_BACK_H / STEP_H)
     last_day = outlook.auc[:, outlook.now] - outlook.auc[:, outlook.grid[0]]
     return DrugEstimate(
         drug=model.drug,
@@ -158,6 +186,7 @@ def estimate_drug(
             check_level(entries, therapy, library, i, memo) for i in range(len(therapy.lab_entries))
         ),
         flags=therapy.flags,
+        channel=_channel(outlook, horizon),
     )
 
 
@@ -220,6 +249,31 @@ def _parameters(outlook: Outlook) -> tuple[ParameterEstimate, ...]:
         values = np.exp(course.log_typical[-1, i] + outlook.fit.cloud.points[:, eta])
         found.append(ParameterEstimate(name, unit, interval(values, weights), typical))
     return tuple(found)
+
+
+def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
+    channel, state = outlook.therapy.model.channel, outlook.channel
+    if channel is None or state is None:
+        return None
+    etas = len(state.eta_mean)
+
+    def gaussian(position: int) -> Interval:
+        mean = float(state.mean[position])
+        reach = NORMAL_95 * float(np.sqrt(state.covariance[etas + position, etas + position]))
+        return Interval(mean, mean - reach, mean + reach)
+
+    cloud = outlook.fit.cloud
+    peak = peak_concentration(outlook, horizon_h)
+    rise = rise_quantiles(state, channel.ec50_mg_L, cloud.points, cloud.weights, peak, QUANTILES)
+    return ChannelEstimate(
+        signal=channel.signal,
+        unit=channel.unit,
+        baseline=gaussian(BASELINE),
+        effect=gaussian(EFFECT),
+        rise_ahead=Interval(*(float(q) for q in rise)),
+        windows=state.counts,
+        last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,
+    )
 
 
 def _last_input(entries: Sequence[Entry], model: DrugModel, as_of: int) -> int:

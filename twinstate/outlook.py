@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstate.assimilation.channel import ChannelState, assimilate_windows
 from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
 from twinstate.assimilation.refine import Cloud, refine
 from twinstate.drug import DrugModel
 from twinstate.errors import MathsError
+from twinstate.history import Window
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.therapy import Therapy, before_last_level, content_key, with_planned
@@ -55,6 +57,18 @@ class Fit(NamedTuple):
     cloud: Cloud
 
 
+class Heard(NamedTuple):
+    """What was heard on the channel that a model explains.
+
+    Attributes:
+        windows: Those that count, one for each index.
+        resolution: The signal's step, in its unit.
+    """
+
+    windows: Sequence[Window]
+    resolution: float
+
+
 class Outlook(NamedTuple):
     """Exposure around `as_of`.
 
@@ -65,6 +79,7 @@ class Outlook(NamedTuple):
         grid: Positions in `times_h` of the half-hourly grid, shape (48 + 2 * horizon_h + 1,); entry 48 is now.
         concentration: mg/L, shape (points, times).
         auc: mg*h/L since the first dose, shape (points, times).
+        channel: State of the channel that the model explains; None when it explains none.
     """
 
     therapy: Therapy
@@ -73,6 +88,7 @@ class Outlook(NamedTuple):
     grid: NDArray[np.int64]
     concentration: Trajectories
     auc: Trajectories
+    channel: ChannelState | None
 
     @property
     def now(self) -> int:
@@ -109,8 +125,14 @@ def fit_levels(therapy: Therapy, levels: int, memo: Memo) -> Fit:
     return memo.recall(content_key(model, course, *labs), compute)
 
 
-def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float) -> Outlook:
+def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> Outlook:
     """Simulate what was given and what is planned, 24 h back and `horizon_h` ahead.
+
+    Args:
+        therapy: What is known as of now.
+        memo: Cache by content.
+        horizon_h: h.
+        heard: Windows of the channel the model explains; not read when it explains none.
 
     Raises:
         MathsError: A trajectory is not finite.
@@ -126,7 +148,25 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float) -> Outlook:
     concentration, auc = solve_points(course, fit.cloud.points, times_h)
     if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
         raise MathsError(f"the simulated exposure of {therapy.model.model} is not finite")
-    return Outlook(therapy, fit, times_h, np.searchsorted(times_h, grid_h), concentration, auc)
+    channel = _follow_channel(therapy, fit, heard)
+    return Outlook(therapy, fit, times_h, np.searchsorted(times_h, grid_h), concentration, auc, channel)
+
+
+def _follow_channel(therapy: Therapy, fit: Fit, heard: Heard) -> ChannelState | None:
+    """The channel after the windows, under the uncertainty that the levels leave."""
+    channel = therapy.model.channel
+    if channel is None:
+        return None
+    (state,) = assimilate_windows(
+        heard.windows,
+        heard.resolution,
+        channel,
+        therapy.given,
+        fit.cloud.mean,
+        fit.cloud.covariance,
+        np.array([hours(therapy.as_of)], dtype=np.float64),
+    )
+    return state
 
 
 def _ends_of_doses(course: Course) -> Times:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError, MathsError
 from twinstate.estimate import DrugEstimate, assumption, estimate_drug, horizon_of
 from twinstate.history import Entry, Window
 from twinstate.library import Library
-from twinstate.outlook import Memo, look_ahead
+from twinstate.outlook import Heard, Memo, look_ahead
 from twinstate.risk.assess import assess
 from twinstate.risk.episodes import (
     Announcement,
@@ -201,7 +202,8 @@ class Twin:
                     therapy = therapy_at(entries, model, library, at)
                 except CovariateError:
                     continue
-                outlook = look_ahead(therapy, self.memo, horizon_of(model))
+                heard = self._heard(model, library, at, whole=False)
+                outlook = look_ahead(therapy, self.memo, horizon_of(model), heard)
                 for threshold in model.thresholds:
                     risk = assess(outlook, threshold)
                     risks.append(
@@ -230,13 +232,28 @@ class Twin:
         try:
             return (
                 tuple(
-                    estimate_drug(entries, library.drugs[drug], library, watermark, self.memo)
-                    for drug in drugs_of(entries, library)
+                    estimate_drug(
+                        entries,
+                        model,
+                        library,
+                        watermark,
+                        self.memo,
+                        self._heard(model, library, watermark, whole=True),
+                    )
+                    for model in (library.drugs[drug] for drug in drugs_of(entries, library))
                 ),
                 "",
             )
         except (MathsError, ArithmeticError, ValueError) as failure:
             return (), str(failure)
+
+    def _heard(self, model: DrugModel, library: Library, as_of: int, *, whole: bool) -> Heard:
+        if model.channel is None:
+            return Heard((), 1.0)
+        signal = library.signals[model.channel.signal]
+        keep = int(model.channel.keep_h * NS_PER_HOUR)
+        counted = self.timeline.counted_windows(signal.slug, as_of, keep, whole=whole)
+        return Heard(tuple(counted.values()), signal.resolution)
 
     def _state(self, estimates: tuple[DrugEstimate, ...], failure: str) -> tuple[str, tuple[str, ...]]:
         if failure:

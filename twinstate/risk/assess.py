@@ -11,12 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import Threshold
+from twinstate.errors import MathsError
 from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook
 
 
 Metric = Callable[[Outlook, Threshold], "Risk"]
+
+
+# Median first, as in `Interval`.
+QUANTILES = np.array([0.5, 0.05, 0.95])
 
 
 class Interval(NamedTuple):
@@ -79,9 +85,23 @@ def _exceedance(metric: Callable[[Outlook, float], NDArray[np.float64]]) -> Metr
     return assess_metric
 
 
+def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
+    """How far the drug lifts the signal, whatever the baseline: the highest rise ahead, in the signal's unit."""
+    channel = outlook.therapy.model.channel
+    if channel is None or outlook.channel is None:
+        raise MathsError(f"{outlook.therapy.model.model} explains no signal, so {threshold.name} cannot be assessed")
+    cloud = outlook.fit.cloud
+    peak = peak_concentration(outlook, threshold.horizon_h)
+    asked = (outlook.channel, channel.ec50_mg_L, cloud.points, cloud.weights, peak)
+    chance = chance_of_rise(*asked, threshold.limit)
+    metric = Interval(*(float(q) for q in rise_quantiles(*asked, QUANTILES)))
+    return Risk(threshold.name, chance.probability, chance.error, metric)
+
+
 METRICS: dict[str, Metric] = {
     "concentration": _exceedance(peak_concentration),
     "auc24": _exceedance(highest_auc24),
+    "effect_rise": effect_rise,
 }
 
 
