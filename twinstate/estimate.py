@@ -255,16 +255,16 @@ def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
     channel, state = outlook.therapy.model.channel, outlook.channel
     if channel is None or state is None:
         return None
-    etas = len(state.eta_mean)
+    covariance = state.own_covariance
 
     def gaussian(position: int) -> Interval:
         mean = float(state.mean[position])
-        reach = NORMAL_95 * float(np.sqrt(state.covariance[etas + position, etas + position]))
+        reach = NORMAL_95 * float(np.sqrt(covariance[position, position]))
         return Interval(mean, mean - reach, mean + reach)
 
     cloud = outlook.fit.cloud
     peak = peak_concentration(outlook, horizon_h)
-    rise = rise_quantiles(state, channel.ec50_mg_L, cloud.points, cloud.weights, peak, QUANTILES)
+    rise = rise_quantiles(state, channel.ec50_mg_L, peak, cloud.weights, QUANTILES)
     return ChannelEstimate(
         signal=channel.signal,
         unit=channel.unit,

@@ -92,7 +92,7 @@ def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
         raise MathsError(f"{outlook.therapy.model.model} explains no signal, so {threshold.name} cannot be assessed")
     cloud = outlook.fit.cloud
     peak = peak_concentration(outlook, threshold.horizon_h)
-    asked = (outlook.channel, channel.ec50_mg_L, cloud.points, cloud.weights, peak)
+    asked = (outlook.channel, channel.ec50_mg_L, peak, cloud.weights)
     chance = chance_of_rise(*asked, threshold.limit)
     metric = Interval(*(float(q) for q in rise_quantiles(*asked, QUANTILES)))
     return Risk(threshold.name, chance.probability, chance.error, metric)
