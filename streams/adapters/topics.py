@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -121,6 +122,8 @@ def create_topics(connection: Mapping[str, str], topics: Topics) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another start made it just now
                 raise TopicError(f"{name}: the broker does not make it: {error.args[0].str()}") from error
+    if made:
+        _wait_for_leaders(admin, connection, made)
     differences = compare_topics(connection, topics)
     if differences:
         raise TopicError("\n".join(differences))
@@ -177,6 +180,22 @@ def _topics_on(admin: AdminClient, connection: Mapping[str, str]) -> dict[str, T
             f"{where} does not answer within {ANSWER_WITHIN_S:g} s: {error.args[0].str()}. Is Kafka running there?"
         ) from error
     return found
+
+
+def _wait_for_leaders(admin: AdminClient, connection: Mapping[str, str], names: Sequence[str]) -> None:
+    """Wait until the broker itself knows what its controller has agreed to make."""
+    deadline = time.monotonic() + ANSWER_WITHIN_S
+    while time.monotonic() < deadline:
+        on_broker = _topics_on(admin, connection)
+        partitions = [
+            part for name in names if name in on_broker for part in on_broker[name].partitions.values()
+        ]
+        if all(name in on_broker for name in names) and all(part.leader >= 0 for part in partitions):
+            return
+        time.sleep(0.05)
+    raise TopicError(
+        f"{', '.join(names)}: made, but without a leader after {ANSWER_WITHIN_S:g} s. See the broker's log"
+    )
 
 
 def _settings_of(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, ConfigEntry]]:

@@ -40,7 +40,7 @@ message.max.bytes=4194304
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=500
 # After kill -9 the broker may register again only when its old registration has run out.
-broker.session.timeout.ms=2000
+broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 # An open transaction of a dead producer holds back read_committed readers: look often.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
