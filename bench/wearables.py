@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from twinstate.assimilation.channel import ChannelState, assimilate_model, readings_of  # noqa: E402
+from twinstate.assimilation.channel import assimilate_model  # noqa: E402
 from twinstate.assimilation.channel_forecast import (  # noqa: E402
     chance_of_rise,
     forecast_channel,
@@ -38,8 +38,6 @@ from twinstate.assimilation.channel_forecast import (  # noqa: E402
 from twinstate.assimilation.channel_model import (  # noqa: E402
     ACROPHASE_SD_H,
     AMPLITUDE_CV,
-    BASELINE,
-    EFFECT,
     NOISE,
     SCATTER_SHARE,
     ChannelModel,
@@ -48,7 +46,7 @@ from twinstate.assimilation.channel_model import (  # noqa: E402
 from twinstate.assimilation.observation import Labs, Residual  # noqa: E402
 from twinstate.assimilation.record import assimilate_record  # noqa: E402
 from twinstate.assimilation.refine import Cloud, refine  # noqa: E402
-from twinstate.assimilation.windows import fold_frame  # noqa: E402
+from twinstate.assimilation.windows import fold_frame, readings_of  # noqa: E402
 from twinstate.catalogue import Signal  # noqa: E402
 from twinstate.drug import DrugModel  # noqa: E402
 from twinstate.history import Window  # noqa: E402
@@ -231,11 +229,9 @@ def posterior(patient: Patient, model: DrugModel, levels: int) -> Cloud:
     return refine(patient.course, labs, model.omega, residual, gaussian)
 
 
-def covers(state: ChannelState, which: int, truth: float) -> bool:
-    """Whether the state's 90 % interval holds the truth."""
-    etas = len(state.eta_mean)
-    sd = math.sqrt(state.covariance[etas + which, etas + which])
-    return bool(abs(truth - state.mean[which]) <= Z90 * sd)
+def covers(mean: float, sd: float, truth: float) -> bool:
+    """Whether the 90 % interval of a Gaussian holds the truth."""
+    return abs(truth - mean) <= Z90 * sd
 
 
 def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
@@ -264,25 +260,19 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
             window = (patient.grid_h >= hour) & (patient.grid_h <= hour + HORIZON_H)
             peak = ahead[:, window].max(axis=1)
             truth = float(patient.rise[window].max())
-            chance = chance_of_rise(state, channel.ec50_mg_L, cloud.points, cloud.weights, peak, LIMIT_MS)
+            chance = chance_of_rise(state, channel.ec50_mg_L, peak, cloud.weights, LIMIT_MS)
             if patient.raised and truth < CLEARLY_BELOW_MS:
                 quiet_points += 1
                 false_alarms += chance.probability > 0.5
             if hour % 12 == 0:
-                often = chance_of_rise(
-                    state, channel.ec50_mg_L, cloud.points, cloud.weights, peak, OFTEN_MET_MS
-                )
+                often = chance_of_rise(state, channel.ec50_mg_L, peak, cloud.weights, OFTEN_MET_MS)
                 stated.append(often.probability)
                 happened.append(truth > OFTEN_MET_MS)
-    low, high = rise_quantiles(
-        state, channel.ec50_mg_L, cloud.points, cloud.weights, peak, np.array([0.05, 0.95])
-    )
+    low, high = rise_quantiles(state, channel.ec50_mg_L, peak, cloud.weights, np.array([0.05, 0.95]))
     later = readings_of(patient.later, signal.resolution, channel.scatter_sd)
     each_hour = slice(None, None, 12)
     levels_later, _ = solve_points(patient.course, cloud.points, later.time_h[each_hour])
-    forecast = forecast_channel(
-        state, channel, cloud.points, cloud.weights, levels_later, later.time_h[each_hour]
-    ).reading
+    forecast = forecast_channel(state, channel, levels_later, cloud.weights, later.time_h[each_hour]).reading
     value = later.value[each_hour]
     alone = independent(channel)
     (trapped,) = assimilate_model(
@@ -294,12 +284,12 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
         np.array([patient.start_h + MONITORED_H]),
     )
     return Found(
-        baseline=covers(state, BASELINE, patient.baseline),
-        effect=covers(state, EFFECT, patient.effect),
+        baseline=covers(state.baseline, state.baseline_sd, patient.baseline),
+        effect=covers(state.effect, state.effect_sd, patient.effect),
         rise=bool(low <= truth <= high),
         readings=((forecast[:, 0] <= value) & (value <= forecast[:, 2])).tolist(),
-        trap_baseline=covers(trapped, BASELINE, patient.baseline),
-        trap_effect=covers(trapped, EFFECT, patient.effect),
+        trap_baseline=covers(trapped.baseline, trapped.baseline_sd, patient.baseline),
+        trap_effect=covers(trapped.effect, trapped.effect_sd, patient.effect),
         false_alarms=false_alarms,
         quiet_points=quiet_points,
         stated=stated,

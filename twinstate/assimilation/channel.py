@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from twinstate.assimilation.analysis import analyse
 from twinstate.assimilation.channel_model import (
+    BASELINE,
     EFFECT,
+    STATES,
     ChannelModel,
     channel_model,
     move_on,
@@ -24,7 +26,7 @@ from twinstate.assimilation.channel_model import (
     occupancy,
 )
 from twinstate.assimilation.linear import root
-from twinstate.assimilation.windows import summarise, window_start_h
+from twinstate.assimilation.windows import Readings, readings_of
 from twinstate.drug import Channel
 from twinstate.errors import MathsError
 from twinstate.history import Window
@@ -35,8 +37,6 @@ from twinstate.types import kernel
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Variance of a median of normal samples over that of their mean.
-MEDIAN_OVER_MEAN = math.pi / 2
 # An innovation beyond so many SD is softened (its noise raised until it is just that many); beyond the second bound
 # the window is left out, but not for more than half an hour on end: what lasts is a change, not an artefact.
 SOFTEN_SD = 3.0
@@ -46,26 +46,6 @@ LONGEST_REJECTION = 6
 VERDICTS = ("taken", "softened", "rejected", "unusable")
 TAKEN, SOFTENED, REJECTED, UNUSABLE = 0, 1, 2, 3
 NO_WINDOW = -1
-
-
-class Readings(NamedTuple):
-    """One reading a window, in event-time order.
-
-    Attributes:
-        window: Number since 1970, ascending, (windows,).
-        time_h: Middle of the window, hours since 1970, (windows,).
-        end_h: Its end, hours since 1970, (windows,).
-        value: Median of its samples, (windows,); NaN where there is none.
-        scatter: Variance of that median round the signal, noise not included, (windows,).
-        usable: 0 for a flat line, mostly artefacts or no samples, else 1, (windows,).
-    """
-
-    window: Integers
-    time_h: Floats
-    end_h: Floats
-    value: Floats
-    scatter: Floats
-    usable: Integers
 
 
 class LastWindow(NamedTuple):
@@ -92,10 +72,9 @@ class ChannelState(NamedTuple):
     Attributes:
         time_h: Middle of that window, hours since 1970; the time asked about when no window came before it.
         mean: Of `STATES`, (5,).
-        covariance: Of the standardised eta (first) and `STATES`, (eta + 5, eta + 5). The standardised eta are
-            z = L^-1 (eta - eta_mean); their block stays the identity, since windows do not correct them.
-        eta_mean: Lab posterior that was considered, (eta,).
-        eta_factor: Its lower Cholesky factor L, (eta, eta).
+        covariance: Of the standardised eta first, then `STATES`, (eta + 5, eta + 5). The standardised eta are
+            z = L^-1 (eta - mean), L the lower Cholesky factor of the lab posterior's covariance; their block stays
+            the identity, since windows do not correct them.
         scatter: Variance of the last usable window's median round the signal.
         counts: Windows so far by verdict, in the order of `VERDICTS`.
         last: The last window.
@@ -104,11 +83,35 @@ class ChannelState(NamedTuple):
     time_h: float
     mean: Floats
     covariance: Floats
-    eta_mean: Floats
-    eta_factor: Floats
     scatter: float
     counts: tuple[int, int, int, int]
     last: LastWindow
+
+    @property
+    def own_covariance(self) -> Floats:
+        """Covariance of `STATES` alone, (5, 5)."""
+        own = slice(-len(STATES), None)
+        return np.ascontiguousarray(self.covariance[own, own])
+
+    @property
+    def baseline(self) -> float:
+        """Expected baseline, in the signal's unit."""
+        return float(self.mean[BASELINE])
+
+    @property
+    def baseline_sd(self) -> float:
+        """Its standard deviation."""
+        return math.sqrt(self.own_covariance[BASELINE, BASELINE])
+
+    @property
+    def effect(self) -> float:
+        """Expected largest effect of the drug (Emax), in the signal's unit."""
+        return float(self.mean[EFFECT])
+
+    @property
+    def effect_sd(self) -> float:
+        """Its standard deviation."""
+        return math.sqrt(self.own_covariance[EFFECT, EFFECT])
 
 
 class Pass(NamedTuple):
@@ -133,38 +136,6 @@ class Pass(NamedTuple):
     last: Integers
     forecast: Floats
     verdict: Integers
-
-
-def readings_of(windows: Iterable[Window], resolution: float, scatter_sd: float) -> Readings:
-    """One reading a window: its median, and how far that scatters.
-
-    A window's own robust SD counts when it is larger than `scatter_sd`: a noisier device is trusted less.
-
-    Args:
-        windows: Merged, one for each index, in any order.
-        resolution: The signal's step, in its unit.
-        scatter_sd: Least SD of one sample within its window, in the signal's unit.
-    """
-    ordered = sorted(windows, key=lambda window: window.index)
-    said = [summarise(window, resolution) for window in ordered]
-    usable = [s.samples > 0 and not s.flat_line and not s.mostly_artefact for s in said]
-    begin = [window_start_h(window.index) for window in ordered]
-    end = [window_start_h(window.index + 1) for window in ordered]
-    scatter = [
-        max(scatter_sd, s.robust_sd) ** 2 * (MEDIAN_OVER_MEAN if s.samples > 2 else 1.0) / s.samples
-        + resolution**2 / 12.0
-        if s.samples
-        else math.nan
-        for s in said
-    ]
-    return Readings(
-        window=np.array([window.index for window in ordered], dtype=np.int64),
-        time_h=0.5 * (np.array(begin, dtype=np.float64) + np.array(end, dtype=np.float64)),
-        end_h=np.array(end, dtype=np.float64),
-        value=np.array([s.median for s in said], dtype=np.float64),
-        scatter=np.array(scatter, dtype=np.float64),
-        usable=np.array(usable, dtype=np.int64),
-    )
 
 
 @kernel
@@ -357,8 +328,6 @@ def assimilate_model(
             time_h=float(end_h[end] if math.isnan(result.time_h[end]) else result.time_h[end]),
             mean=result.mean[end],
             covariance=result.covariance[end],
-            eta_mean=centre,
-            eta_factor=factor,
             scatter=float(result.scatter[end]),
             counts=(
                 int(result.counts[end, TAKEN]),

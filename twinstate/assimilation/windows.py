@@ -6,19 +6,28 @@ be split, come in any order, be taken out again when one is corrected, and the w
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from twinstate.catalogue import Signal
 from twinstate.history import Window
 from twinstate.types import NS_PER_MINUTE, hours
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 WINDOW_NS = 5 * NS_PER_MINUTE
 # So many samples without the slightest change come from a device that hangs.
 FLAT_LINE_SAMPLES = 30
 # SD over median absolute deviation of a normal distribution, 1 / (quantile at 3/4).
 NORMAL_SD_OVER_MAD = 1.482602218505602
+# Variance of a median of normal samples over that of their mean.
+MEDIAN_OVER_MEAN = math.pi / 2
 
 
 class Summary(NamedTuple):
@@ -40,6 +49,26 @@ class Summary(NamedTuple):
     robust_sd: float
     flat_line: bool
     mostly_artefact: bool
+
+
+class Readings(NamedTuple):
+    """One reading a window, in event-time order.
+
+    Attributes:
+        window: Number since 1970, ascending, (windows,).
+        time_h: Middle of the window, hours since 1970, (windows,).
+        end_h: Its end, hours since 1970, (windows,).
+        value: Median of its samples, (windows,); NaN where there is none.
+        scatter: Variance of that median round the signal, noise not included, (windows,).
+        usable: 0 for a flat line, mostly artefacts or no samples, else 1, (windows,).
+    """
+
+    window: Integers
+    time_h: Floats
+    end_h: Floats
+    value: Floats
+    scatter: Floats
+    usable: Integers
 
 
 def window_start_h(index: int) -> float:
@@ -116,7 +145,7 @@ def summarise(window: Window, resolution: float) -> Summary:
     flat_line = window.count >= FLAT_LINE_SAMPLES and len(window.histogram) == 1
     mostly_artefact = window.artefacts > window.count
     if window.count == 0:
-        nothing = float("nan")
+        nothing = math.nan
         return Summary(0, nothing, nothing, nothing, flat_line, mostly_artefact)
     twice_median = _twice_median(window.histogram, window.count)
     # Deviations from the median in half steps are integers again.
@@ -131,6 +160,38 @@ def summarise(window: Window, resolution: float) -> Summary:
         robust_sd=NORMAL_SD_OVER_MAD * four_times_mad * resolution / 4,
         flat_line=flat_line,
         mostly_artefact=mostly_artefact,
+    )
+
+
+def readings_of(windows: Iterable[Window], resolution: float, scatter_sd: float) -> Readings:
+    """One reading a window: its median, and how far that scatters.
+
+    A window's own robust SD counts when it is larger than `scatter_sd`: a noisier device is trusted less.
+
+    Args:
+        windows: Merged, one for each index, in any order.
+        resolution: The signal's step, in its unit.
+        scatter_sd: Least SD of one sample within its window, in the signal's unit.
+    """
+    ordered = sorted(windows, key=lambda window: window.index)
+    said = [summarise(window, resolution) for window in ordered]
+    usable = [s.samples > 0 and not s.flat_line and not s.mostly_artefact for s in said]
+    begin = [window_start_h(window.index) for window in ordered]
+    end = [window_start_h(window.index + 1) for window in ordered]
+    scatter = [
+        max(scatter_sd, s.robust_sd) ** 2 * (MEDIAN_OVER_MEAN if s.samples > 2 else 1.0) / s.samples
+        + resolution**2 / 12.0
+        if s.samples
+        else math.nan
+        for s in said
+    ]
+    return Readings(
+        window=np.array([window.index for window in ordered], dtype=np.int64),
+        time_h=0.5 * (np.array(begin, dtype=np.float64) + np.array(end, dtype=np.float64)),
+        end_h=np.array(end, dtype=np.float64),
+        value=np.array([s.median for s in said], dtype=np.float64),
+        scatter=np.array(scatter, dtype=np.float64),
+        usable=np.array(usable, dtype=np.int64),
     )
 
 
