@@ -24,6 +24,8 @@ def log_cumulative(x: float) -> float:
     References:
         Abramowitz, Stegun (1964), 26.2.12 (asymptotic series).
     """
+    if x > 0.0:
+        return math.log1p(-0.5 * math.erfc(x * 0.7071067811865476))
     if x > FAR_BELOW:
         return math.log(cumulative(x))
     inverse = 1.0 / (x * x)

@@ -81,7 +81,7 @@ def log_level(concentration: float, value: float, residual: Residual) -> tuple[f
         residual: Residual error.
     """
     predicted = concentration
-    if predicted < PREDICTION_FLOOR * value:
+    if predicted < PREDICTION_FLOOR * value:  # false for NaN, which shall pass
         predicted = PREDICTION_FLOOR * value
     share = residual.additive_mg_L / predicted
     variance = residual.proportional * residual.proportional + share * share

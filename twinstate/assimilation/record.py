@@ -174,12 +174,13 @@ def _cost(course: Course, labs: Labs, prior_factor: Floats, residual: Residual, 
 
 @kernel
 def _in_sd(step: Floats, covariance: Floats) -> float:
-    """Largest component of a step in posterior standard deviations."""
+    """Largest component of a step in posterior standard deviations; NaN if one is."""
     largest = 0.0
     for index in range(step.size):
         size = abs(step[index]) / math.sqrt(covariance[index, index])
-        if not size <= largest:  # NaN passes
-            largest = size
+        if math.isnan(size):
+            return size
+        largest = max(largest, size)
     return largest
 
 

@@ -118,8 +118,7 @@ def _weigh(
             + PRIOR_SHARE * math.exp(prior - highest_part)
         )
         weights[row] = prior + log_likelihood(concentration, labs, residual) - proposal
-        if not weights[row] <= highest:  # NaN passes, and stays
-            highest = weights[row]
+        highest = max(highest, weights[row])  # passes over NaN, which the sum below does not
     total = 0.0
     for row in range(count):
         weights[row] = math.exp(weights[row] - highest)

@@ -74,10 +74,10 @@ def _predictive_quantile(predicted: Floats, weights: Floats, residual: Residual,
     for index in range(predicted.size):
         share = residual.proportional * predicted[index]
         spread[index] = math.sqrt(share * share + residual.additive_mg_L * residual.additive_mg_L)
+        if not math.isfinite(spread[index]):
+            return math.nan
         low = min(low, predicted[index] - REACH_SD * spread[index])
         high = max(high, predicted[index] + REACH_SD * spread[index])
-    if not math.isfinite(high - low):
-        return math.nan
     for _ in range(MOST_BISECTIONS):
         if not high - low > BISECTION_TOLERANCE:
             break

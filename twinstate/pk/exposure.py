@@ -6,6 +6,8 @@ depend on the others.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,14 +68,16 @@ def highest_trailing_auc(area: Floats, time_h: Floats, window_h: float, from_h: 
     Returns:
         mg*h/L, (points,); NaN when no time is at or after `from_h`.
     """
-    highest = np.full(area.shape[0], np.nan)
+    first = np.searchsorted(time_h, from_h)
+    found = np.full(area.shape[0], np.nan)
     for point in range(area.shape[0]):
-        for end in range(time_h.size):
-            if time_h[end] >= from_h:
-                window = area[point, end] - np.interp(time_h[end] - window_h, time_h, area[point])
-                if not window <= highest[point]:
-                    highest[point] = window
-    return highest
+        for end in range(first, time_h.size):
+            window = area[point, end] - np.interp(time_h[end] - window_h, time_h, area[point])
+            if end == first or not window <= found[point]:
+                found[point] = window
+            if math.isnan(window):
+                break
+    return found
 
 
 @kernel

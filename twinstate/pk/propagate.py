@@ -61,7 +61,7 @@ def advance(
     """
     depot_decay = 1.0
     depot_held = time
-    if depot > 0.0:
+    if depot != 0.0:
         depot_decay = math.exp(-absorption * time)
         depot_held = held(absorption, time, depot_decay)
     area = 0.0
@@ -71,11 +71,11 @@ def advance(
         unit_held = held(rate, time, decay)
         amount = amounts[mode] * decay
         area += amounts[mode] * unit_held
-        if rate_in > 0.0:
+        if rate_in != 0.0:
             flow = into_modes[mode, 0] * rate_in
             amount += flow * unit_held
             area += flow * held_under_infusion(rate, time, unit_held)
-        if depot > 0.0:
+        if depot != 0.0:
             flow = into_modes[mode, 0] * absorption * depot
             unit_absorbed = absorbed(rate, absorption, time, decay, depot_decay)
             amount += flow * unit_absorbed

@@ -177,6 +177,15 @@ def test_parameter_that_is_not_finite_gives_nan_and_returns(broken: float, param
     assert np.isnan(area).all()
 
 
+@pytest.mark.parametrize("dose", range(4))
+def test_amount_that_is_not_a_number_gives_nan(dose: int) -> None:
+    plan = course(2, THERAPIES["all routes together"])
+    plan.dose_mg[dose] = math.nan
+    concentration, area = solve(plan, NO_ETA, TIMES)
+    assert np.isnan(concentration[-1])
+    assert np.isnan(area[-1])
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_time_that_is_not_finite_gives_nan_and_returns(broken: float) -> None:
     whole = course(2, THERAPIES["all routes together"], [(0.0, log_parameters()), (5.0, log_parameters())])
