@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,13 @@ from rich.table import Table
 
 from streams.adapters.topics import Topics, create_topics, read_topics
 from streams.demo.ledger import Ledger, read_ledger
-from streams.demo.plan import DemoRecord, demo_records
+from streams.demo.plan import REAL_DRUGS, DemoRecord, demo_records
 from streams.embedded import EmbeddedKafka, EmbeddedRedis, Process, ProcessGroup
+from streams.embedded.ports import free_ports
 from streams.forecasts import score_forecasts
 from twinstate.digest import digest_of
 
 GROUP = "demo"
-REAL_DRUGS = ("theophylline", "phenobarbital", "quinidine")
 CONFIG = Path("config")
 PATIENCE_S = 300.0
 
@@ -52,14 +52,14 @@ class Stage:
     redis_url: str
     topics: Topics
     group: ProcessGroup
-    environment: dict[str, str] = field(default_factory=dict)
-    api_url: str = ""
+    environment: dict[str, str]
+    api_url: str
 
-    def child(self, name: str, *arguments: str) -> Process:
-        """Start `twin ...` as a process of its own that ends with this one."""
+    def child(self, name: str, module: str, *arguments: str) -> Process:
+        """Start a module as a process of its own that ends with this one."""
         process = Process(
             name,
-            [sys.executable, "-m", "streams", *arguments],
+            [sys.executable, "-m", module, *arguments],
             self.directory / f"{name}.log",
             environment={**os.environ, **self.environment},
         )
@@ -83,8 +83,8 @@ def run_demo(seed: int = 1, *, serve: bool = False, as_json: bool = False) -> in
         records = demo_records(seed)
         heard = Subscriber(stage, console)
         heard.start()
-        worker = stage.child("worker", "worker")
-        stage.child("api", "serve")
+        worker = stage.child("worker", "streams", "worker")
+        stage.child("api", "streams", "serve")
         publish_and_follow(stage, records, console)
         heard.finish(read_ledger(stage.redis_url, GROUP, stage.topics.partitions))
         console.print(
@@ -132,12 +132,23 @@ def staged(directory: Path, console: Console, *, keep: bool = False) -> Iterator
         console.print(
             f"Apache Kafka on {kafka.bootstrap} and Redis on {redis.url}, up in {time.monotonic() - begun:.1f} s"
         )
-        stage = Stage(directory, kafka.bootstrap, redis.url, topics, group)
-        stage.environment = {
-            "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
-            "REDIS_URL": redis.url,
-        }
-        yield stage
+        api_port, metrics_port = free_ports(2)
+        yield Stage(
+            directory,
+            kafka.bootstrap,
+            redis.url,
+            topics,
+            group,
+            environment={
+                "TWIN_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
+                "TWIN_KAFKA__GROUP": GROUP,
+                "TWIN_REDIS__URL": redis.url,
+                "TWIN_WEB__PORT": str(api_port),
+                "TWIN_WEB__TOKEN_FILE": str((directory / "api-token").resolve()),
+                "TWIN_WORKER__METRICS_PORT": str(metrics_port),
+            },
+            api_url=f"http://127.0.0.1:{api_port}",
+        )
 
 
 def publish_and_follow(stage: Stage, records: list[DemoRecord], console: Console) -> None:
@@ -258,7 +269,7 @@ def event_line(event: dict[str, Any]) -> str:
 def ask_oracle(stage: Stage) -> dict[str, Any]:
     """Run the oracle over the topic in a process of its own."""
     answer = stage.directory / "oracle.json"
-    oracle = stage.child("oracle", "oracle", "--output", str(answer))
+    oracle = stage.child("oracle", "streams.demo.replay", str(answer))
     if oracle.wait(PATIENCE_S) != 0:
         raise DemoError(f"the oracle failed\n{oracle.tail()}")
     return dict(json.loads(answer.read_text()))
@@ -355,8 +366,8 @@ def run_up(directory: Path) -> int:
     """Start everything embedded, keep its data in `directory`, and stay until Ctrl-C."""
     console = Console()
     with staged(directory, console, keep=True) as stage:
-        stage.child("worker", "worker")
-        stage.child("api", "serve")
+        stage.child("worker", "streams", "worker")
+        stage.child("api", "streams", "serve")
         console.print("Up. Ctrl-C ends everything; the data stays.")
         with contextlib.suppress(KeyboardInterrupt):
             while True:

@@ -29,11 +29,20 @@ OVERDOSES = 3
 ORDINARY_TRUE_AUC24 = 420.0
 ORDINARY_TYPICAL_AUC24 = 450.0
 OVERDOSE_AUC24 = 850.0
-AIMED_AUC24 = 400.0  # of a prescriber, at steady state
+# A prescriber's aim at steady state, mg*h/L; before the kidneys fail, the middle of the range 400 to 600.
+AIMED_AUC24 = {Story.ORDINARY: 400.0, Story.OVERDOSE: 400.0, Story.FALLING_KIDNEYS: 500.0}
+# How much earlier a typical patient on the same doses crosses the limit than the patient himself, h.
+WARNING_H = {Story.OVERDOSE: 2.0, Story.FALLING_KIDNEYS: 18.0}
 STEP_MG = 250.0
 STEP_H = 1.0 / 12.0
-MOST_SD = 1.3  # etas are drawn within this many standard deviations
-MOST_NOISE_SD = 1.5
+MOST_SD = 1.3  # etas are drawn within this many standard deviations, clearance's within these:
+CLEARANCE_SD = {
+    Story.ORDINARY: (-MOST_SD, MOST_SD),
+    Story.OVERDOSE: (0.0, 0.8),
+    Story.FALLING_KIDNEYS: (0.2, 1.0),
+}
+# The same of a level's noise, so that a test of the twin is not one of an unlucky assay.
+MOST_NOISE_SD = {Story.ORDINARY: 1.3, Story.OVERDOSE: 1.0, Story.FALLING_KIDNEYS: 1.0}
 FIRST_DOSE_AFTER_H = 1.0
 
 # Goti et al. 2018, doi:10.1097/FTD.0000000000000490, patients without dialysis.
@@ -193,10 +202,10 @@ def draw_stay(dice: Dice, story: Story) -> Stay:
     length_h = 144.0 if falling else float(dice.whole(66, 84))
     creatinine_h = np.arange(0.0, length_h, 12.0 if falling else 24.0)
     course = (
-        1.0 + 2.8 * np.clip((creatinine_h - 18.0) / 30.0, 0.0, 1.0) if falling else np.ones(len(creatinine_h))
+        1.0 + 3.2 * np.clip((creatinine_h - 18.0) / 36.0, 0.0, 1.0) if falling else np.ones(len(creatinine_h))
     )
     noise = np.exp(0.03 * np.clip(dice.normals(len(creatinine_h)), -2.0, 2.0))
-    creatinine: Floats = np.round(np.maximum(baseline * course * noise, 0.4), 2)
+    creatinine = np.asarray(np.round(np.maximum(baseline * course * noise, 0.4), 2), dtype=np.float64)
     every_h = 12.0 if person.creatinine_clearance(baseline) >= 45.0 else 24.0
     due_h = np.arange(FIRST_DOSE_AFTER_H, length_h - 2.0, every_h)
     dose_h = due_h + np.round(np.clip(10.0 * dice.normals(len(due_h)), -20.0, 30.0)) / 60.0
@@ -220,12 +229,12 @@ def draw_eta(dice: Dice, story: Story) -> Floats:
     An overdosed patient's clearance is drawn on the high side, so that it is the dose that harms him and not a rare
     constitution, and a typical patient on his dose would be harmed as well.
     """
-    low, high = (-MOST_SD, MOST_SD) if story is Story.ORDINARY else (0.0, 0.8)
+    low, high = CLEARANCE_SD[story]
     return np.array(
         [
             SD_CLEARANCE * dice.normal(low, high),
-            SD_CENTRAL_VOLUME * dice.normal(-MOST_SD, MOST_SD if story is Story.ORDINARY else 0.8),
-            SD_PERIPHERAL_VOLUME * dice.normal(-MOST_SD, MOST_SD if story is Story.ORDINARY else 0.8),
+            SD_CENTRAL_VOLUME * dice.normal(-MOST_SD, MOST_SD),
+            SD_PERIPHERAL_VOLUME * dice.normal(-MOST_SD, MOST_SD),
         ]
     )
 
@@ -237,28 +246,29 @@ def choose_dose(stay: Stay, eta: Floats, story: Story) -> float | None:
     times that dose, raised until both the patient and a typical one exceed the decisive exposure. Falling kidneys: the
     prescriber's dose for the kidneys at admission, if it becomes decisive later.
     """
-    daily = AIMED_AUC24 * stay.person.typical_clearance(float(stay.creatinine[0]))
+    daily = AIMED_AUC24[story] * stay.person.typical_clearance(float(stay.creatinine[0]))
     prescribed = max(1.0, round(daily * stay.every_h / 24.0 / STEP_MG)) * STEP_MG
-    none = np.zeros(3)
-    if story is Story.ORDINARY:
-        dose = prescribed
-        while dose >= STEP_MG:
-            if (
-                exposure(stay, dose, eta).peak <= ORDINARY_TRUE_AUC24
-                and exposure(stay, dose, none).peak <= ORDINARY_TYPICAL_AUC24
-            ):
-                return dose
-            dose -= STEP_MG
-        return None
-    dose = prescribed
-    if story is Story.OVERDOSE:
-        dose = math.ceil(2.5 * prescribed / STEP_MG) * STEP_MG
-    highest = 4.0 * prescribed if story is Story.OVERDOSE else prescribed
-    while dose <= highest:
-        if min(exposure(stay, dose, eta).peak, exposure(stay, dose, none).peak) >= OVERDOSE_AUC24:
-            return dose
-        dose += STEP_MG
+    doses = {
+        Story.ORDINARY: np.arange(prescribed, 0.0, -STEP_MG),
+        Story.OVERDOSE: np.arange(
+            math.ceil(2.5 * prescribed / STEP_MG) * STEP_MG, 4.0 * prescribed + 1.0, STEP_MG
+        ),
+        Story.FALLING_KIDNEYS: np.array([prescribed]),
+    }
+    for dose in doses[story]:
+        if fits(story, exposure(stay, float(dose), eta), exposure(stay, float(dose), np.zeros(3))):
+            return float(dose)
     return None
+
+
+def fits(story: Story, true: Exposure, typical: Exposure) -> bool:
+    """Whether exposure, the patient's and a typical one's on the same doses, is as clear as the story asks."""
+    if story is Story.ORDINARY:
+        return true.peak <= ORDINARY_TRUE_AUC24 and typical.peak <= ORDINARY_TYPICAL_AUC24
+    if min(true.peak, typical.peak) < OVERDOSE_AUC24:
+        return False
+    harmed, foreseen = (first_above(x.time_h, x.auc24, LIMIT) for x in (true, typical))
+    return harmed is not None and foreseen is not None and harmed - foreseen >= WARNING_H[story] * NS_PER_HOUR
 
 
 def tell(patient: str, stay: Stay, dose_mg: float, eta: Floats, story: Story, dice: Dice) -> list[DemoRecord]:
@@ -301,7 +311,9 @@ def tell(patient: str, stay: Stay, dose_mg: float, eta: Floats, story: Story, di
     for number, (at_h, true) in enumerate(zip(drawn_h, concentration, strict=True), start=1):
         at = from_hours(zero, at_h)
         spread = math.hypot(RESIDUAL_PROPORTIONAL * float(true), RESIDUAL_MG_L)
-        level = max(round(float(true) + spread * dice.normal(-MOST_NOISE_SD, MOST_NOISE_SD), 1), 1.0)
+        level = max(
+            round(float(true) + spread * dice.normal(-MOST_NOISE_SD[story], MOST_NOISE_SD[story]), 1), 1.0
+        )
         known = from_hours(at, dice.between(1.0, 3.0))
         records.append(laboratory.lab(at, f"vancomycin-{number}", "vancomycin", level, "mg/L", known))
     if story is Story.ORDINARY and dice.chance(0.2):
