@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import NamedTuple
@@ -49,6 +50,8 @@ class FakePipeline:
         changed: dict[str, Tally] = {}
         for record in batch:
             key = record.key or b""
+            if record.value == b"hang":
+                time.sleep(3600)
             reason = self._refuse(record)
             if reason is not None:
                 value = record.value or b""
@@ -66,11 +69,17 @@ class FakePipeline:
             if tally.count % 10 == 0:
                 event = f"{patient}-{tally.count}".encode()
                 outgoing.append(
-                    Outgoing(f"{record.offset}-1", "risk", key, (("ce_id", event),), msgspec.json.encode(tally))
+                    Outgoing(
+                        f"{record.offset}-1", "risk", key, (("ce_id", event),), msgspec.json.encode(tally)
+                    )
                 )
         return BatchOutcome(
-            twins={patient: StoredTwin(msgspec.json.encode(tally), b"") for patient, tally in changed.items()},
-            standing={patient: msgspec.json.encode([tally.count // 10]) for patient, tally in changed.items()},
+            twins={
+                patient: StoredTwin(msgspec.json.encode(tally), b"") for patient, tally in changed.items()
+            },
+            standing={
+                patient: msgspec.json.encode([tally.count // 10]) for patient, tally in changed.items()
+            },
             index={patient: msgspec.json.encode(tally) for patient, tally in changed.items()},
             outgoing=outgoing,
             counts={"records": len(batch)},

@@ -31,7 +31,7 @@ os.environ.setdefault("NO_CYTHON", "1")
 import aiokafka
 import faust
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.transport.consumer import ThreadDelegateConsumer
@@ -190,9 +190,16 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             if not tps:
                 await asyncio.sleep(timeout)
                 return []
-            found = await fetcher.fetched_records(
-                tps, timeout=timeout, max_records=consumer._max_poll_records
-            )
+            try:
+                found = await fetcher.fetched_records(
+                    tps, timeout=timeout, max_records=consumer._max_poll_records
+                )
+            except NoOffsetForPartitionError:
+                return []  # a poll that began before a rebalance meets a partition before its seek
+            except OffsetOutOfRangeError as error:
+                if not any(self._stands(tp.partition, position) for tp, position in error.args[0].items()):
+                    return []  # the hint in Kafka, tried before our seek
+                raise
         # No await from here on: records, position and seek counter belong together.
         subscription = fetcher._subscriptions.subscription
         assignment = None if subscription is None else subscription.assignment
@@ -209,6 +216,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             batches.append(Fetched(tp.partition, gate.seeks, gate.position, state.position, records))
             self._gates[tp.partition] = gate._replace(position=state.position)
         return batches
+
+    def _stands(self, partition: int, position: int) -> bool:
+        gate = self._gates.get(partition)
+        return gate is not None and gate.position == position
 
     async def hint(self, positions: Mapping[int, int]) -> None:
         """Commit positions to Kafka: for tools that show lag, and for nothing else."""
@@ -392,7 +403,7 @@ def _headers(headers: Iterable[tuple[str, bytes | None]]) -> Iterable[tuple[str,
 
 
 def _out_of_range(error: OffsetOutOfRangeError) -> LogLostError:
-    positions: dict[Any, int] = error.args[0] if error.args else {}
+    positions: dict[Any, int] = error.args[0]
     where = ", ".join(f"partition {tp.partition} at offset {position}" for tp, position in positions.items())
     return LogLostError(
         f"{where or error!r}: not in the log any more. Retention has passed the worker, or the topic was made anew; "

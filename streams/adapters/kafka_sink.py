@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -44,6 +44,8 @@ BYTES_AT_ONCE = 1024 * 1024
 # The tail is read from this many offsets before its end, then eight times as many, up to the last number.
 FIRST_TAIL, LONGEST_TAIL = 256, 131_072
 LOOK_EVERY_S = 1.0
+# The broker holds back an empty answer, which is how the end of a partition shows, for so long.
+END_SHOWS_AFTER_MS = 10
 
 FENCED_CODES = (
     KafkaError._FENCED,
@@ -72,6 +74,13 @@ class PublisherStatus:
     found_in_tail: int = 0
     failures: int = 0
     fenced: int = 0
+
+
+class _Progress(NamedTuple):
+    """Id of the last message known to be published, and the topic's next offset after it, where known."""
+
+    mark: str
+    topic_position: int | None = None
 
 
 class PartitionPublisher:
@@ -116,7 +125,7 @@ class PartitionPublisher:
         """Publish until cancelled, or return when another owner has acquired the partition."""
         thread = ThreadPoolExecutor(1, thread_name_prefix=f"publish-{self.partition}")
         wait = Backoff()
-        marks = dict(lease.marks)
+        progress = {outbox: _Progress(mark) for outbox, mark in lease.marks.items()}
         try:
             while True:
                 link = _Link(
@@ -128,7 +137,7 @@ class PartitionPublisher:
                     self._timeout_ms,
                 )
                 try:
-                    await self._session(lease, link, thread, marks, wait)
+                    await self._session(lease, link, thread, progress, wait)
                     return
                 except ProducerFencedError:
                     self.status.fenced += 1
@@ -151,7 +160,7 @@ class PartitionPublisher:
         lease: Lease,
         link: _Link,
         thread: ThreadPoolExecutor,
-        marks: dict[OutboxName, str],
+        progress: dict[OutboxName, _Progress],
         wait: Backoff,
     ) -> None:
         """Work with one producer; returns when the lease is lost."""
@@ -161,18 +170,16 @@ class PartitionPublisher:
             return
         for outbox in OUTBOXES:
             found = await loop.run_in_executor(thread, link.tail, outbox)
-            if found is not None and outbox_order(found[0]) > outbox_order(marks[outbox]):
-                marks[outbox] = found[0]
-            if found is not None and not await self._ack(lease, outbox, marks[outbox], found[1]):
-                return
+            if found is not None and outbox_order(found[0]) >= outbox_order(progress[outbox].mark):
+                progress[outbox] = _Progress(*found)
         dead_letters_from = 0.0
         poison = Backoff()
         while True:
             self._awake.clear()
-            moved = await self._move(lease, "risk", link, thread, marks)
+            moved = await self._move(lease, "risk", link, thread, progress)
             if moved == 0 and time.monotonic() >= dead_letters_from:
                 try:
-                    moved = await self._move(lease, "dead_letters", link, thread, marks)
+                    moved = await self._move(lease, "dead_letters", link, thread, progress)
                 except (PublishError, KafkaException) as error:
                     # The transaction is aborted and the producer sound, or the next risk finds it broken.
                     self.status.failures += 1
@@ -199,7 +206,7 @@ class PartitionPublisher:
         outbox: OutboxName,
         link: _Link,
         thread: ThreadPoolExecutor,
-        marks: dict[OutboxName, str],
+        progress: dict[OutboxName, _Progress],
     ) -> int | None:
         """Publish and drop the oldest messages of an outbox; their number, or None when the lease is lost."""
         entries = await self._patiently(
@@ -207,22 +214,24 @@ class PartitionPublisher:
         )
         if not entries:
             return 0
-        fresh = [entry for entry in entries if outbox_order(entry.id) > outbox_order(marks[outbox])]
-        self.status.found_in_tail += len(entries) - len(fresh)
-        topic_position = None
+        mark = outbox_order(progress[outbox].mark)
+        fresh = _at_once([entry for entry in entries if outbox_order(entry.id) > mark])
+        self.status.found_in_tail += sum(outbox_order(entry.id) <= mark for entry in entries)
         if fresh:
-            fresh = _at_once(fresh)
             topic_position = await asyncio.get_running_loop().run_in_executor(
                 thread, link.publish, outbox, fresh
             )
             fail_point("after_publish_before_ack")
-            marks[outbox] = fresh[-1].id
+            progress[outbox] = _Progress(fresh[-1].id, topic_position)
             if outbox == "risk":
                 self.status.risk += len(fresh)
             else:
                 self.status.dead_letters += len(fresh)
         last = fresh[-1].id if fresh else entries[-1].id
-        return len(entries) if await self._ack(lease, outbox, last, topic_position) else None
+        # While a store that was set back catches up, its standing episodes are older than what is published: the topic
+        # position they are true for moves on only with the message that was published last.
+        whole = progress[outbox].topic_position if last == progress[outbox].mark else None
+        return len(entries) if await self._ack(lease, outbox, last, whole) else None
 
     async def _ack(self, lease: Lease, outbox: OutboxName, last_id: str, topic_position: int | None) -> bool:
         return await self._patiently(lambda: self._store.ack(lease, outbox, last_id, topic_position))
@@ -392,6 +401,7 @@ class _Link:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "fetch.message.max.bytes": LARGEST_MESSAGE,
+                "fetch.wait.max.ms": END_SHOWS_AFTER_MS,
                 "log_level": 0,
             }
         )

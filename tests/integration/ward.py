@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -43,6 +44,7 @@ class Ward:
     settings: Mapping[str, str] = field(default_factory=dict)
     workers: list[Process] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _looking: Consumer | None = None
 
     def worker(self, instance: str = "w1", **environment: str) -> Process:
         """Start a worker process with the fake pipeline."""
@@ -73,6 +75,10 @@ class Ward:
         self.workers.append(process)
         return process
 
+    def applied(self) -> int:
+        """Sum of the store's positions: what shows progress."""
+        return sum(self.position(partition) for partition in range(self.topics.partitions))
+
     def stop(self) -> None:
         """Kill every worker."""
         for worker in self.workers:
@@ -81,7 +87,13 @@ class Ward:
     def producer(self, **settings: str) -> Producer:
         """Make a producer that keeps order and reaches the murmur2 partition."""
         return Producer(
-            {"bootstrap.servers": self.bootstrap, "log_level": 0, "enable.idempotence": True, **PARTITIONER, **settings}
+            {
+                "bootstrap.servers": self.bootstrap,
+                "log_level": 0,
+                "enable.idempotence": True,
+                **PARTITIONER,
+                **settings,
+            }
         )
 
     def send(self, count: int, producer: Producer | None = None, pause_s: float = 0.0) -> int:
@@ -95,9 +107,7 @@ class Ward:
         for _ in range(count):
             number = next(self._numbers)
             patient = PATIENTS[number % len(PATIENTS)]
-            producer.produce(
-                self.topics.names.records, key=patient, value=str(number), on_delivery=delivered
-            )
+            producer.produce(self.topics.names.records, key=patient, value=str(number), on_delivery=delivered)
             producer.poll(0)
             if pause_s:
                 time.sleep(pause_s)
@@ -118,6 +128,7 @@ class Ward:
                 "enable.partition.eof": True,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 10,
                 "log_level": 0,
             }
         )
@@ -146,11 +157,10 @@ class Ward:
 
     def end(self, partition: int) -> int:
         """Give the end of the input partition, markers included."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "end", "log_level": 0})
-        try:
-            return consumer.get_watermark_offsets(TopicPartition(self.topics.names.records, partition), 20)[1]
-        finally:
-            consumer.close()
+        if self._looking is None:
+            self._looking = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "end", "log_level": 0})
+        where = TopicPartition(self.topics.names.records, partition)
+        return self._looking.get_watermark_offsets(where, 20)[1]
 
     def position(self, partition: int) -> int:
         """Give the store's position, -1 before the first acquire or while Redis is away."""
@@ -213,7 +223,9 @@ class Ward:
         records = self.records(partition)
         expected = fold(records, partition, self.topics.partitions)
         found = await store.recall(partition, PATIENTS)
-        twins = {patient: stored.twin.canonical for patient, stored in found.items() if stored.twin is not None}
+        twins = {
+            patient: stored.twin.canonical for patient, stored in found.items() if stored.twin is not None
+        }
         assert twins == expected.twins
         _, counters = await store.read_counters(partition)
         assert counters.get("records", 0) == len(records)
@@ -228,7 +240,7 @@ class Ward:
         large = {record.offset: record.value for record in records}
         for outbox, topic in topics.items():
             messages = self.read(topic, partition)
-            published = [(dict(m.headers() or [])["twin-outbox"].decode(), m.key(), m.value()) for m in messages]
+            published = [(_outbox_id(m), m.key(), m.value()) for m in messages]
             wanted = [
                 (m.id, m.key, m.value if m.value is not None else large[int(m.id.split("-")[0])])
                 for m in expected.outgoing
@@ -240,6 +252,11 @@ class Ward:
                 assert meta is not None
                 last = max(((m.offset() or 0) + 1 for m in messages), default=0)
                 assert meta.risk_topic_position == last
+
+
+def _outbox_id(message: Message) -> str:
+    headers: Any = dict(message.headers() or [])
+    return str(headers["twin-outbox"].decode())
 
 
 class Sending(threading.Thread):
@@ -254,6 +271,10 @@ class Sending(threading.Thread):
     def run(self) -> None:
         """Send."""
         self.acknowledged = self._ward.send(self._count, pause_s=self._pause_s)
+
+    def done_by_now(self) -> bool:
+        """Whether all is sent."""
+        return not self.is_alive()
 
     def done(self, within_s: float = 60.0) -> int:
         """Wait for the end; how many were acknowledged."""
