@@ -23,9 +23,16 @@ def nanoseconds(hours: float) -> int:
     return round(hours * NS_PER_HOUR)
 
 
-def uncancelled(chart: Chart) -> list[Entry]:
-    """Everything that holds, in the order of event time, kind, source and id."""
-    return sorted((entry for entry in chart.values() if not entry.cancelled), key=lambda entry: entry.place)
+def records_of(chart: Chart) -> list[Entry]:
+    """Everything that holds but frames, in the order of event time, kind, source and id."""
+    holding = [entry for entry in chart.values() if entry.kind != "wearable" and not entry.cancelled]
+    return sorted(holding, key=lambda entry: entry.place)
+
+
+def frames_of(chart: Chart) -> list[Entry]:
+    """The frames that hold, in the same order."""
+    holding = [entry for entry in chart.values() if entry.kind == "wearable" and not entry.cancelled]
+    return sorted(holding, key=lambda entry: entry.place)
 
 
 def watermark_of(chart: Chart) -> int | None:
@@ -116,7 +123,7 @@ def absences(chart: Chart) -> list[tuple[int, int | None]]:
     """From each discharge to the patient record that re-admits, UTC ns; None while the patient is away."""
     away: list[tuple[int, int | None]] = []
     left: int | None = None
-    for entry in uncancelled(chart):
+    for entry in records_of(chart):
         if entry.kind == "discharge" and left is None:
             left = entry.event_time
         elif entry.kind == "patient" and left is not None:

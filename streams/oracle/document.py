@@ -7,16 +7,17 @@ import numpy as np
 from streams.oracle.acceptance import (
     Chart,
     absences,
+    frames_of,
     hour_end,
     is_pending,
     memory_of,
     nanoseconds,
-    uncancelled,
     watermark_of,
 )
 from streams.oracle.episodes import FAILURES, Spell
 from streams.oracle.exposure import (
     DAY,
+    QUANTILES,
     Exposure,
     expose,
     fit,
@@ -24,15 +25,16 @@ from streams.oracle.exposure import (
     horizon_of,
     interval,
     peak,
+    rise_ahead,
     risk_of,
 )
-from streams.oracle.known import Known, drugs_named, know
+from streams.oracle.known import Known, drugs_named, heard, know
 from twinstate.assimilation.record import Residual
 from twinstate.assimilation.summary import predictive_quantiles
-from twinstate.assimilation.windows import add_window
+from twinstate.assimilation.windows import WINDOW_NS, add_window
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
-from twinstate.estimate import DrugEstimate, LevelCheck, ParameterEstimate
+from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck, ParameterEstimate
 from twinstate.history import Entry, Frame, Lab, Window
 from twinstate.library import Library
 from twinstate.pk.course import STRUCTURAL_PARAMETERS, Course
@@ -41,6 +43,7 @@ from twinstate.risk.assess import Interval
 from twinstate.twin import FORMAT, StandingEpisode, TwinDocument, encode
 from twinstate.types import NS_PER_HOUR, hours
 
+NORMAL_95 = 1.6448536269514722  # standard normal quantile at 0.95
 UNITS = {
     "clearance": "L/h",
     "central_volume": "L",
@@ -70,7 +73,7 @@ def canonical_bytes(patient: str, chart: Chart, spells: list[Spell], library: Li
     failure = ""
     try:
         for drug in drugs_named(records, library):
-            estimates.append(_estimate(records, library.drugs[drug], library, watermark))
+            estimates.append(_estimate(chart, records, library.drugs[drug], library, watermark))
     except FAILURES as failed:
         estimates, failure = [], str(failed)
     state, reason = _state(chart, estimates, failure)
@@ -110,7 +113,7 @@ def _windows(chart: Chart, library: Library) -> dict[str, tuple[tuple[int, Windo
     """Windows by signal; those of frames whose event times lie in one UTC hour are kept together."""
     watermark = watermark_of(chart) or 0
     merged: dict[str, dict[tuple[int, int], Window]] = {}
-    for entry in uncancelled(chart):
+    for entry in frames_of(chart):
         if not isinstance(entry.content, Frame):
             continue
         signal = entry.content.signal
@@ -169,13 +172,16 @@ def _quality(
     return tuple(sorted(flags))
 
 
-def _estimate(records: list[Entry], model: DrugModel, library: Library, at: int) -> DrugEstimate:
+def _estimate(
+    chart: Chart, records: list[Entry], model: DrugModel, library: Library, at: int
+) -> DrugEstimate:
     horizon_h = horizon_of(model)
     try:
         known = know(records, model, library, at, horizon_h)
     except CovariateError as missing:
         return DrugEstimate(model.drug, model.model, model.digest, "pending", (str(missing),), at)
-    exposure = expose(model, known, at, horizon_h)
+    windows = heard(chart, model, at, until_hour=hour_end(at))
+    exposure = expose(model, known, at, horizon_h, windows, library)
     cloud = exposure.cloud
     now, day_ago = exposure.grid[DAY], exposure.grid[0]
     checks = [_check(records, level, model, library) for level in known.levels]
@@ -200,9 +206,28 @@ def _estimate(records: list[Entry], model: DrugModel, library: Library, at: int)
         peak_ahead=interval(peak(exposure, horizon_h), cloud.weights),
         auc24_ahead=interval(highest_day(exposure, horizon_h), cloud.weights),
         assumes=_assumes(known),
-        risks=tuple(risk_of(exposure, threshold) for threshold in model.thresholds),
+        risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
         checks=tuple(check for check in checks if check is not None),
         flags=known.flags,
+        channel=_channel(exposure, model, horizon_h),
+    )
+
+
+def _channel(exposure: Exposure, model: DrugModel, horizon_h: float) -> ChannelEstimate | None:
+    state = exposure.channel
+    if model.channel is None or state is None:
+        return None
+    intervals = []
+    for mean, sd in ((state.baseline, state.baseline_sd), (state.effect, state.effect_sd)):
+        intervals.append(Interval(mean, mean - NORMAL_95 * sd, mean + NORMAL_95 * sd))
+    return ChannelEstimate(
+        signal=model.channel.signal,
+        unit=model.channel.unit,
+        baseline=intervals[0],
+        effect=intervals[1],
+        rise_ahead=rise_ahead(exposure, model, horizon_h),
+        windows=state.counts,
+        last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,
     )
 
 
@@ -241,9 +266,7 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
         instant = np.array([hours(level.event_time)], dtype=np.float64)
         concentration, _ = solve_points(known.given, cloud.points, instant)
         residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
-        quantiles = predictive_quantiles(
-            concentration[:, 0], cloud.weights, residual, np.array([0.5, 0.05, 0.95])
-        )
+        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
         forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))
     return LevelCheck(
         source=level.source,

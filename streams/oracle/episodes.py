@@ -7,9 +7,9 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from streams.oracle.acceptance import Chart, absences, hour_end, uncancelled, watermark_of
+from streams.oracle.acceptance import Chart, absences, hour_end, records_of, watermark_of
 from streams.oracle.exposure import expose, horizon_of, risk_of
-from streams.oracle.known import drugs_named, know
+from streams.oracle.known import drugs_named, heard, know
 from twinstate.errors import CovariateError, MathsError
 from twinstate.history import Entry
 from twinstate.library import Library
@@ -85,21 +85,21 @@ def evaluation_times(chart: Chart) -> list[tuple[int, bool]]:
 def evaluate(chart: Chart, library: Library, computed: dict[int, Point]) -> list[Point]:
     """Every point of a chart; those in `computed` are taken from there, the others are put there."""
     points: list[Point] = []
-    records = [entry for entry in uncancelled(chart) if entry.kind != "wearable"]
+    records = records_of(chart)
     for time, leaves in evaluation_times(chart):
         if leaves:
             points.append(Point(time, (), leaves=True))
             continue
         if time not in computed:
             try:
-                computed[time] = Point(time, _risks(records, library, time), leaves=False)
+                computed[time] = Point(time, _risks(chart, records, library, time), leaves=False)
             except FAILURES:
                 computed[time] = Point(time, points[-1].risks if points else (), leaves=False)
         points.append(computed[time])
     return points
 
 
-def _risks(records: list[Entry], library: Library, at: int) -> tuple[PointRisk, ...]:
+def _risks(chart: Chart, records: list[Entry], library: Library, at: int) -> tuple[PointRisk, ...]:
     records = [record for record in records if record.event_time <= at]
     risks = []
     for drug in drugs_named(records, library):
@@ -110,9 +110,10 @@ def _risks(records: list[Entry], library: Library, at: int) -> tuple[PointRisk, 
             known = know(records, model, library, at, horizon_of(model))
         except CovariateError:
             continue  # what cannot be assessed keeps its state
-        exposure = expose(model, known, at, horizon_of(model))
+        windows = heard(chart, model, at, until_hour=at)
+        exposure = expose(model, known, at, horizon_of(model), windows, library)
         for threshold in model.thresholds:
-            risk = risk_of(exposure, threshold)
+            risk = risk_of(exposure, model, threshold)
             risks.append(
                 PointRisk(
                     drug=drug,

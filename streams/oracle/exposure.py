@@ -8,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.oracle.known import Known, as_labs
+from twinstate.assimilation.channel import ChannelState, assimilate_windows
+from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
 from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
 from twinstate.assimilation.refine import Cloud, refine
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import DrugModel, Threshold
 from twinstate.errors import MathsError
+from twinstate.history import Window
+from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.risk.assess import Interval, Risk
@@ -22,6 +26,8 @@ from twinstate.types import hours
 GRID_H = 0.5
 DAY = 48  # steps
 AFTER_H = 1e-6
+# Median first, then the interval.
+QUANTILES = np.array([0.5, 0.05, 0.95])
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Exposure:
         grid: Columns of the half-hourly grid; the one at `DAY` is now.
         concentration: mg/L, (points, times).
         auc: mg*h/L since the first dose, (points, times).
+        channel: The signal the model explains; None when it explains none.
     """
 
     gaussian: Gaussian
@@ -41,6 +48,7 @@ class Exposure:
     grid: list[int]
     concentration: NDArray[np.float64]
     auc: NDArray[np.float64]
+    channel: ChannelState | None
 
 
 def horizon_of(model: DrugModel) -> float:
@@ -64,7 +72,9 @@ def fit(course: Course, model: DrugModel, known: Known, levels: int) -> tuple[Ga
     return gaussian, cloud
 
 
-def expose(model: DrugModel, known: Known, at: int, horizon_h: float) -> Exposure:
+def expose(
+    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[Window], library: Library
+) -> Exposure:
     """Simulate from 24 h before `at` (UTC ns) to `horizon_h` after it.
 
     Raises:
@@ -79,7 +89,14 @@ def expose(model: DrugModel, known: Known, at: int, horizon_h: float) -> Exposur
     concentration, auc = solve_points(known.ahead, cloud.points, np.array(times_h, dtype=np.float64))
     if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
         raise MathsError(f"the simulated exposure of {model.model} is not finite")
-    return Exposure(gaussian, cloud, [times_h.index(time) for time in grid_h], concentration, auc)
+    channel = None
+    if model.channel is not None:
+        resolution = library.signals[model.channel.signal].resolution
+        instant = np.array([now], dtype=np.float64)
+        [channel] = assimilate_windows(
+            windows, resolution, model.channel, known.given, cloud.mean, cloud.covariance, instant
+        )
+    return Exposure(gaussian, cloud, [times_h.index(time) for time in grid_h], concentration, auc, channel)
 
 
 def peak(exposure: Exposure, horizon_h: float) -> NDArray[np.float64]:
@@ -106,15 +123,36 @@ def interval(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Inter
     )
 
 
-def risk_of(exposure: Exposure, threshold: Threshold) -> Risk:
+def rise_ahead(exposure: Exposure, model: DrugModel, horizon_h: float) -> Interval:
+    """Highest rise of the signal by the drug from now to the horizon, in the signal's unit."""
+    assert model.channel is not None
+    assert exposure.channel is not None
+    quantiles = rise_quantiles(
+        exposure.channel,
+        model.channel.ec50_mg_L,
+        peak(exposure, horizon_h),
+        exposure.cloud.weights,
+        QUANTILES,
+    )
+    return Interval(*(float(quantile) for quantile in quantiles))
+
+
+def risk_of(exposure: Exposure, model: DrugModel, threshold: Threshold) -> Risk:
     """Probability that the threshold is crossed within its horizon."""
+    weights = exposure.cloud.weights
+    if threshold.metric == "effect_rise":
+        if model.channel is None or exposure.channel is None:
+            raise MathsError(f"{model.model} explains no signal, so {threshold.name} cannot be assessed")
+        highest = peak(exposure, threshold.horizon_h)
+        chance = chance_of_rise(exposure.channel, model.channel.ec50_mg_L, highest, weights, threshold.limit)
+        rise = rise_ahead(exposure, model, threshold.horizon_h)
+        return Risk(threshold.name, chance.probability, chance.error, rise)
     if threshold.metric == "concentration":
         values = peak(exposure, threshold.horizon_h)
     elif threshold.metric == "auc24":
         values = highest_day(exposure, threshold.horizon_h)
     else:
         raise KeyError(f"the oracle knows no metric {threshold.metric}")
-    weights = exposure.cloud.weights
     chance = chance_above(values, weights, threshold.limit)
     return Risk(threshold.name, chance.probability, chance.error, interval(values, weights))
 

@@ -8,11 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.oracle.acceptance import NEVER_FORGOTTEN
+from streams.oracle.acceptance import NEVER_FORGOTTEN, Chart, frames_of, hour_end
 from twinstate.assimilation.record import Labs
+from twinstate.assimilation.windows import add_window
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
-from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
+from twinstate.history import (
+    CovariateValue,
+    Dose,
+    Entry,
+    Frame,
+    Lab,
+    PatientFacts,
+    PlannedDose,
+    Regimen,
+    Window,
+)
 from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
 from twinstate.population.covariates import doses_outside, typical_log_parameters
@@ -111,6 +122,31 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
         outside=(*outside, *doses_outside(model, amounts)),
         flags=tuple(flags),
     )
+
+
+def heard(chart: Chart, model: DrugModel, at: int, *, until_hour: int) -> list[Window]:
+    """Windows of the signal the model explains, from frames of the UTC hours that end within its keep before `at`.
+
+    Args:
+        chart: The patient's records.
+        model: The drug's model.
+        at: UTC ns.
+        until_hour: End of the last hour whose frames are heard, UTC ns: `at` for an evaluation point, so that a point
+            in mid-hour says the same whenever it is asked again; the end of the running hour for the live estimate.
+    """
+    if model.channel is None:
+        return []
+    keep = int(model.channel.keep_h * NS_PER_HOUR)
+    merged: dict[int, Window] = {}
+    for frame in frames_of(chart):
+        content = frame.content
+        if not isinstance(content, Frame) or content.signal != model.channel.signal:
+            continue
+        if at - keep < hour_end(frame.event_time) <= until_hour:
+            for window in content.windows:
+                known = merged.get(window.index)
+                merged[window.index] = window if known is None else add_window(known, window)
+    return [merged[index] for index in sorted(merged)]
 
 
 def as_labs(levels: Sequence[Entry]) -> Labs:
