@@ -60,11 +60,13 @@ def mixture_quantile(mean: Floats, sd: Floats, weights: Floats, q: float) -> flo
     """
     low = math.inf
     high = -math.inf
+    total = 0.0
     for point in range(mean.size):
         low = min(low, mean[point] - REACH_SD * sd[point])
         high = max(high, mean[point] + REACH_SD * sd[point])
+        total += mean[point] + sd[point]
     width = high - low
-    if not math.isfinite(width):
+    if not math.isfinite(total):
         return math.nan
     while high - low > BISECTION_TOLERANCE * width:
         middle = 0.5 * (low + high)
