@@ -9,15 +9,17 @@ from __future__ import annotations
 import datetime as dt
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib import dates as mdates
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from streams.queries.answers import CurvePoint, DoseMark, ForecastAnswer, RiskOfDrug
+
+_dates: Any = mdates  # matplotlib leaves this module untyped
 
 BLUE = "#0072B2"
 VERMILION = "#D55E00"
@@ -49,10 +51,8 @@ def draw_forecast(answer: ForecastAnswer, *, svg: bool = True) -> bytes:
         _draw_doses(doses, answer)
         _title(levels, answer)
         buffer = io.BytesIO()
-        if svg:
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": _heading(answer)})
-        else:
-            FigureCanvasAgg(figure).print_png(buffer)
+        about = {"Title": _heading(answer)} | ({"Date": None} if svg else {})
+        figure.savefig(buffer, format="svg" if svg else "png", metadata=about)
         return buffer.getvalue()
 
 
@@ -161,10 +161,10 @@ def _draw_doses(axes: Axes, answer: ForecastAnswer) -> None:
     axes.set_yticks([])
     axes.set_ylabel("doses\n(mg)", rotation=0, ha="right", va="center")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    locator = mdates.AutoDateLocator(minticks=4, maxticks=10, tz=dt.UTC)
+    locator = _dates.AutoDateLocator(minticks=4, maxticks=10, tz=dt.UTC)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(
-        mdates.ConciseDateFormatter(
+        _dates.ConciseDateFormatter(
             locator,
             tz=dt.UTC,
             # A new day is named beside the hours, in the order the title has.
@@ -247,4 +247,4 @@ def _top(answer: ForecastAnswer) -> float:
 
 
 def _x(time: dt.datetime) -> float:
-    return float(mdates.date2num(time))
+    return float(_dates.date2num(time))

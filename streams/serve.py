@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 
+import structlog
 from fastapi import FastAPI
 
 from streams.adapters.redis_reader import RedisReader
@@ -34,7 +36,8 @@ def create_queries(
         LibraryError: A file below `config/` breaks a rule.
         TopicError: `config/topics.yaml` breaks a rule.
     """
-    reader = RedisReader(connect(settings.redis.url, cluster=settings.redis.cluster), settings.kafka.group)
+    client = connect(settings.redis.url, cluster=settings.redis.cluster, **settings.redis.client_arguments())
+    reader = RedisReader(client, settings.kafka.group)
     library = load_library(settings.paths.library)
     partitions = read_topics(settings.paths.topics).partitions
     return Queries(reader, library, partitions, EVENT_SOURCE, clock), reader
@@ -83,6 +86,7 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """
     import uvicorn
 
+    _configure_logging()
     app = create_app(settings)
     host = settings.web.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -99,6 +103,18 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         # Its own access log would write paths, and with them pseudonyms.
         config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _configure_logging() -> None:
+    """One JSON line an event on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -31,3 +31,12 @@ class RedisReader(RedisStore):
         """
         seen = await self._command("HGET", self.keys(partition).meta, "seen_ms")
         return None if seen is None else max(0.0, time.time() - int(seen) / 1000.0)
+
+    async def durability(self) -> list[dict[str, str]]:
+        """What each server says of its append-only file.
+
+        Raises:
+            StoreUnavailableError: No answer.
+        """
+        wanted = ("aof_enabled", "aof_last_write_status")
+        return [{key: str(about.get(key, "")) for key in wanted} for about in await self._about()]

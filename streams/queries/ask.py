@@ -128,6 +128,15 @@ class Queries:
             QuestionError: The cursor is not one of ours.
             StoreUnavailableError: The store does not answer.
         """
+        rows, positions = await self.rows()
+        return cut(rows, page, positions)
+
+    async def rows(self) -> tuple[list[answers.TwinRow], tuple[answers.Position, ...]]:
+        """Every twin's row, and where each partition stands.
+
+        Raises:
+            StoreUnavailableError: The store does not answer.
+        """
         rows: list[answers.TwinRow] = []
         positions: list[answers.Position] = []
         for partition in range(self.partitions):
@@ -136,7 +145,7 @@ class Queries:
                 continue
             positions.append(answers.Position(partition=partition, next_offset=meta.position))
             rows += [read_row(content, self.rules.library.drugs) for content in index.values()]
-        return cut(rows, page, tuple(positions))
+        return rows, tuple(positions)
 
     async def risks(self) -> answers.RisksAnswer:
         """Standing episodes; per partition they, the position and the topic's offset are of one moment.

@@ -1,0 +1,79 @@
+"""Sends records to the input topic as every producer must: key = pseudonym, murmur2, acks from all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaError, Message, Producer
+
+# Of librdkafka's queue: waited for, then the broker is told to be away.
+PATIENCE_S = 30.0
+BACKFILL = ("twin-backfill", b"1")
+
+
+@dataclass
+class Delivery:
+    """What became of the records of one run."""
+
+    delivered: int = 0
+    by_partition: dict[int, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+class RecordSender:
+    """An idempotent producer of the input topic.
+
+    Args:
+        connection: librdkafka settings that reach the broker.
+        topic: The input topic.
+    """
+
+    def __init__(self, connection: Mapping[str, str], topic: str) -> None:
+        self._producer = Producer(
+            {
+                # librdkafka's default partitioner agrees with Java's murmur2 on a quarter of keys only.
+                "partitioner": "murmur2_random",
+                "acks": "all",
+                "enable.idempotence": True,
+                "linger.ms": 20,
+                "delivery.timeout.ms": int(PATIENCE_S * 1000),
+                "log_level": 0,
+                **connection,
+            }
+        )
+        self._topic = topic
+        self._delivery = Delivery()
+
+    def send(self, patient: str, value: bytes, *, backfill: bool = False) -> None:
+        """Queue a record; waits while the queue is full."""
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic,
+                    key=patient.encode(),
+                    value=value,
+                    headers=[BACKFILL] if backfill else [],
+                    on_delivery=self._note,
+                )
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+        self._producer.poll(0)
+
+    def finish(self) -> Delivery:
+        """Wait until every record is delivered or has failed, and begin to count anew."""
+        left = self._producer.flush(PATIENCE_S + 5.0)
+        done, self._delivery = self._delivery, Delivery()
+        if left:
+            done.failures.append(f"{left} records were not acknowledged in time")
+        return done
+
+    def _note(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._delivery.failures.append(error.str())
+            return
+        partition = message.partition()
+        self._delivery.delivered += 1
+        if partition is not None:
+            self._delivery.by_partition[partition] = self._delivery.by_partition.get(partition, 0) + 1
