@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -133,7 +134,7 @@ def staged(directory: Path, console: Console, *, keep: bool = False) -> Iterator
             f"Apache Kafka on {kafka.bootstrap} and Redis on {redis.url}, up in {time.monotonic() - begun:.1f} s"
         )
         api_port, metrics_port = free_ports(2)
-        yield Stage(
+        stage = Stage(
             directory,
             kafka.bootstrap,
             redis.url,
@@ -149,6 +150,9 @@ def staged(directory: Path, console: Console, *, keep: bool = False) -> Iterator
             },
             api_url=f"http://127.0.0.1:{api_port}",
         )
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stage.environment.items())
+        (directory / "environment").write_text(exports)
+        yield stage
 
 
 def publish_and_follow(stage: Stage, records: list[DemoRecord], console: Console) -> None:
@@ -360,6 +364,15 @@ def show(summary: dict[str, Any], console: Console) -> None:
         console.print("[red]The stored twins are not the oracle's.[/]")
     if not summary["events"]["equal"]:
         console.print("[red]The events on the risk topic are not the oracle's.[/]")
+    console.print(
+        f"\nAPI: {summary['api']} (its documentation: /docs; bearer token in {summary['logs']}/api-token)\n"
+        f"To ask it yourself: make demo ARGS=--serve, and in another terminal\n"
+        f"  . {summary['logs']}/environment\n"
+        "  .venv/bin/twin risks                                  who is at risk now\n"
+        "  .venv/bin/twin state quin-113 --plot quin-113.svg     one twin, and its picture\n"
+        "  .venv/bin/twin doctor                                 is all of it well",
+        highlight=False,
+    )
 
 
 def run_up(directory: Path) -> int:
