@@ -256,10 +256,11 @@ class PartitionProcessor:
                 publishing.result()
                 raise FencedError("the publisher's transactional id, or its lease")
             try:
-                batch = await asyncio.wait_for(self._inbox.get(), LOST_AFTER_S if self.owed else None)
+                batch = await asyncio.wait_for(self._inbox.get(), LOST_AFTER_S)
             except TimeoutError:
-                self._log.warning("batch lost on the way", position=self._position)
-                await self._seek(self._position)
+                if self.owed:
+                    self._log.warning("batch lost on the way", position=self._position)
+                    await self._seek(self._position)
                 continue
             if batch is None:
                 return

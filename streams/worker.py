@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
 from typing import Any, NoReturn, cast
 
@@ -216,6 +216,9 @@ async def _wait_for_servers(settings: Settings, topics: Topics, store: RedisStor
     """Return when Kafka and Redis answer and are as they should be."""
 
     async def kafka() -> None:
+        missing = await asyncio.to_thread(_missing_topics, settings.kafka.connection(), topics)
+        if missing:
+            raise TopicError(f"not made yet: {', '.join(missing)}")
         differences = await asyncio.to_thread(compare_topics, settings.kafka.connection(), topics)
         if differences:
             raise RefusedError("\n".join(differences))
@@ -228,14 +231,26 @@ async def _wait_for_servers(settings: Settings, topics: Topics, store: RedisStor
     await _until_there("Redis", redis)
 
 
+def _missing_topics(connection: Mapping[str, str], topics: Topics) -> list[str]:
+    try:
+        there = AdminClient({"log_level": 0, **connection}).list_topics(timeout=ANSWER_WITHIN_S).topics
+    except KafkaException as error:
+        raise TopicError(
+            f"{connection['bootstrap.servers']} does not answer: {error.args[0].str()}"
+        ) from error
+    return [name for name in topics.names.model_dump().values() if name not in there]
+
+
 async def _until_there(name: str, ask: Callable[[], Awaitable[None]]) -> None:
     wait = Backoff()
+    said = ""
     while True:
         try:
             return await ask()
         except (TopicError, StoreUnavailableError) as error:
-            if wait.rounds == 0:
+            if str(error) != said:
                 log.warning(f"waiting for {name}", reason=str(error))
+            said = str(error)
         await wait.sleep()
 
 
