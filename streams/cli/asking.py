@@ -16,7 +16,7 @@ from streams.cli.application import AsJson, UserError, app, console, say, settin
 
 if TYPE_CHECKING:
     from streams.queries import AsOf, Queries
-    from streams.queries.answers import Interval, TwinAnswer
+    from streams.queries.answers import Interval, TraceAnswer, TwinAnswer
     from streams.settings import Settings
 
 T = TypeVar("T")
@@ -203,7 +203,12 @@ def trace(
     answer = _ask(settings(), lambda queries: queries.trace(record_id, patient))
     if as_json:
         show_json(answer.model_dump_json(indent=2))
-        return
+    else:
+        _show_trace(answer)
+    raise typer.Exit(0 if answer.arrivals or answer.held else 1)
+
+
+def _show_trace(answer: TraceAnswer) -> None:
     if answer.arrivals:
         show_table(
             "Arrivals",
@@ -219,20 +224,12 @@ def trace(
             "What the twin holds",
             ("patient", "kind", "source", "revision>", "cancelled", "event time", "twin written (times)>"),
             (
-                (
-                    h.patient,
-                    h.kind,
-                    h.source,
-                    h.revision,
-                    "yes" if h.cancelled else "no",
-                    _time(h.event_time),
-                    h.twin_version,
-                )
+                (h.patient, h.kind, h.source, h.revision, "yes" if h.cancelled else "no", _time(h.event_time),
+                 h.twin_version)
                 for h in answer.held
             ),
-        )
+        )  # fmt: skip
     typer.echo(answer.note)
-    raise typer.Exit(0 if answer.arrivals or answer.held else 1)
 
 
 def _ask(chosen: Settings, question: Callable[[Queries], Awaitable[T]]) -> T:

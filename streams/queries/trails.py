@@ -73,7 +73,7 @@ def note(arrivals: Sequence[answers.Trail], held: Sequence[answers.Holding], pat
         return f"last seen at partition {last.partition}, offset {last.offset}: {last.outcome}"
     if held:
         return "the trace no longer reaches back to its arrival (or it is an applied wearable frame), the twin holds it"
-    where = "in the twin" if patient else "no twin was asked: name the patient too"
-    return f"not in the trace, which keeps the latest batches of each partition only, and {where}" + (
-        " it is not either" if patient else ""
-    )
+    trace = "the trace (it keeps the latest batches of each partition)"
+    if patient:
+        return f"neither in {trace} nor in this patient's twin"
+    return f"not in {trace}; name the patient, and the twin is looked into too"
