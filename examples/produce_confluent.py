@@ -1,6 +1,6 @@
 """Send one level with confluent-kafka: murmur2 partitioner, acks from all replicas, the pseudonym as the key.
 
-    python examples/produce_confluent.py 127.0.0.1:9092
+python examples/produce_confluent.py 127.0.0.1:9092
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main(bootstrap: str) -> None:
         "twin.records.v1",
         key=RECORD["patient"],
         value=json.dumps(RECORD),
-        on_delivery=lambda error, message: print(error or f"partition {message.partition()}, {message.offset()}"),
+        on_delivery=lambda error, message: print(
+            error or f"partition {message.partition()}, {message.offset()}"
+        ),
     )
     producer.flush()
 

@@ -1,6 +1,6 @@
 """Send one level with kafka-python, whose default partitioner is the right one.
 
-    python examples/produce_kafka_python.py 127.0.0.1:9092
+python examples/produce_kafka_python.py 127.0.0.1:9092
 """
 
 from __future__ import annotations

@@ -69,7 +69,9 @@ def take(store: sqlite3.Connection, event: dict[str, Any]) -> None:
         "INSERT OR REPLACE INTO episodes VALUES (?, ?, ?, ?)",
         (event["episode"], event["revision"], event["type"] in STANDING, json.dumps(event)),
     )
-    print(f"{event['type']:>9} {event['patient']} {event['drug']} {event['severity']} P={event['probability']:.2f}")
+    print(
+        f"{event['type']:>9} {event['patient']} {event['drug']} {event['severity']} P={event['probability']:.2f}"
+    )
 
 
 def main() -> None:
@@ -78,7 +80,9 @@ def main() -> None:
     parser.add_argument("--bootstrap", default="127.0.0.1:9092", help="host:port of the broker")
     parser.add_argument("--topic", default="twin.risk.v1")
     parser.add_argument("--database", default="risks.sqlite", help="SQLite file for position and episodes")
-    parser.add_argument("--until-idle", type=float, default=None, metavar="SECONDS", help="end after a silence")
+    parser.add_argument(
+        "--until-idle", type=float, default=None, metavar="SECONDS", help="end after a silence"
+    )
     arguments = parser.parse_args()
     follow(arguments.bootstrap, arguments.topic, arguments.database, arguments.until_idle)
 

@@ -150,7 +150,9 @@ def staged(directory: Path, console: Console, *, keep: bool = False) -> Iterator
             },
             api_url=f"http://127.0.0.1:{api_port}",
         )
-        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stage.environment.items())
+        exports = "".join(
+            f"export {name}={shlex.quote(value)}\n" for name, value in stage.environment.items()
+        )
         (directory / "environment").write_text(exports)
         yield stage
 

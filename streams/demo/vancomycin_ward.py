@@ -28,7 +28,7 @@ OVERDOSES = 3
 # Limits on the highest trailing AUC24 of a course, mg*h/L.
 ORDINARY_TRUE_AUC24 = 420.0
 ORDINARY_TYPICAL_AUC24 = 450.0
-OVERDOSE_AUC24 = 850.0
+OVERDOSE_AUC24 = {Story.OVERDOSE: 850.0, Story.FALLING_KIDNEYS: 1000.0}  # at least
 # A prescriber's aim at steady state, mg*h/L; before the kidneys fail, the middle of the range 400 to 600.
 AIMED_AUC24 = {Story.ORDINARY: 400.0, Story.OVERDOSE: 400.0, Story.FALLING_KIDNEYS: 500.0}
 # How much earlier a typical patient on the same doses crosses the limit than the patient himself, h.
@@ -265,7 +265,7 @@ def fits(story: Story, true: Exposure, typical: Exposure) -> bool:
     """Whether exposure, the patient's and a typical one's on the same doses, is as clear as the story asks."""
     if story is Story.ORDINARY:
         return true.peak <= ORDINARY_TRUE_AUC24 and typical.peak <= ORDINARY_TYPICAL_AUC24
-    if min(true.peak, typical.peak) < OVERDOSE_AUC24:
+    if min(true.peak, typical.peak) < OVERDOSE_AUC24[story]:
         return False
     harmed, foreseen = (first_above(x.time_h, x.auc24, LIMIT) for x in (true, typical))
     return harmed is not None and foreseen is not None and harmed - foreseen >= WARNING_H[story] * NS_PER_HOUR

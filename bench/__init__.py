@@ -1,0 +1,1 @@
+"""Questions timed and measured; each file opens with its own."""
