@@ -1,6 +1,6 @@
 """Compile every kernel once, so that later processes load it from numba's cache: `python -m twinstate.warm`.
 
-A worker that meets its first lab would otherwise spend some ten seconds compiling.
+A worker that meets its first lab would otherwise spend half a minute compiling.
 """
 
 from __future__ import annotations

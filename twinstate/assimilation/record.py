@@ -179,7 +179,7 @@ def _in_sd(step: Floats, covariance: Floats) -> float:
     for index in range(step.size):
         size = abs(step[index]) / math.sqrt(covariance[index, index])
         if math.isnan(size):
-            return size
+            return math.nan
         largest = max(largest, size)
     return largest
 
