@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from streams.queries.answers import CurvePoint, DoseMark, ForecastAnswer, RiskOfDrug
+from streams.rounding import chance, span
 
 _dates: Any = mdates  # matplotlib leaves this module untyped
 
@@ -200,18 +201,11 @@ def _under(answer: ForecastAnswer) -> str:
 
 
 def _chance(risk: RiskOfDrug) -> str:
-    return (
-        f"P({risk.metric.replace('_', ' ')} > {risk.limit:g} {risk.unit} within {risk.horizon_h:g} h) "
-        f"{chance(risk.probability)}, expected {risk.expected.median:.3g} "
-        f"({risk.expected.low:.3g} to {risk.expected.high:.3g})"
-    )
-
-
-def chance(probability: float) -> str:
-    """A probability for people: never a certainty that no simulation can give."""
-    if probability > 0.99:
-        return "> 0.99"
-    return "< 0.01" if probability < 0.01 else f"= {probability:.2f}"
+    probability = chance(risk.probability)
+    equals = "" if probability[0] in "<>" else "= "
+    expected = span(risk.expected.median, risk.expected.low, risk.expected.high)
+    what = risk.metric.replace("_", " ")
+    return f"P({what} > {risk.limit:g} {risk.unit} within {risk.horizon_h:g} h) {equals}{probability}, expected {expected}"
 
 
 def _dose_legend(doses: Sequence[DoseMark]) -> str:

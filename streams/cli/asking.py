@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from streams.cli.application import AsJson, UserError, app, console, say, settings, show_json, show_table
+from streams.cli.application import AsJson, UserError, app, say, settings, show_json, show_table
+from streams.cli.printing import episode_row, event_line, minute, show_trace, show_twin
+from streams.rounding import chance
 
 if TYPE_CHECKING:
     from streams.queries import AsOf, Queries
-    from streams.queries.answers import Interval, TraceAnswer, TwinAnswer
     from streams.settings import Settings
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ def state(
     if as_json:
         show_json(answer.model_dump_json(indent=2))
     else:
-        _show_twin(answer)
+        show_twin(answer)
     if plot is not None:
         span = Span(horizon_h, None, 0.25)
         forecast = _ask(chosen, lambda queries: queries.forecast(patient, drug, span, moment))
@@ -95,10 +96,10 @@ def twins(
                 t.patient,
                 t.state,
                 ", ".join(t.drugs),
-                f"{t.highest_probability:.2f}",
+                chance(t.highest_probability),
                 t.standing,
                 t.levels,
-                _time(t.watermark),
+                minute(t.watermark),
             )
             for t in answer.twins
         ),
@@ -127,7 +128,7 @@ def risks(
             show_json(json.dumps({"type": "standing", **episode}, ensure_ascii=False))
     else:
         show_table(
-            f"{answer.standing} standing episodes",
+            "Standing episodes, most probable first" if answer.standing else "No episode stands",
             (
                 "patient",
                 "drug",
@@ -139,7 +140,7 @@ def risks(
                 "since",
                 "limit",
             ),
-            (_episode_row(episode) for _, episode in episodes),
+            (episode_row(episode) for _, episode in episodes),
         )
     if follow:
         revisions = {e["episode"]: int(e["revision"]) for _, e in episodes}
@@ -169,7 +170,7 @@ def dead_letters(
         )
     rows = [
         {
-            "time": _time(dt.datetime.fromtimestamp(m.timestamp_ms / 1000, dt.UTC)),
+            "time": minute(dt.datetime.fromtimestamp(m.timestamp_ms / 1000, dt.UTC)),
             "reason": m.headers.get("twin-error-class", ""),
             "text": m.headers.get("twin-error-message", ""),
             "partition": int(m.headers.get("twin-error-partition", m.partition)),
@@ -204,32 +205,8 @@ def trace(
     if as_json:
         show_json(answer.model_dump_json(indent=2))
     else:
-        _show_trace(answer)
+        show_trace(answer)
     raise typer.Exit(0 if answer.arrivals or answer.held else 1)
-
-
-def _show_trace(answer: TraceAnswer) -> None:
-    if answer.arrivals:
-        show_table(
-            "Arrivals",
-            ("partition/offset>", "patient", "kind", "source", "revision>", "outcome", "why"),
-            (
-                (f"{t.partition}/{t.offset}", t.patient or "", t.kind or "", t.source or "",
-                 "" if t.revision is None else t.revision, t.outcome, t.reason)
-                for t in answer.arrivals
-            ),
-        )  # fmt: skip
-    if answer.held:
-        show_table(
-            "What the twin holds",
-            ("patient", "kind", "source", "revision>", "cancelled", "event time", "twin written (times)>"),
-            (
-                (h.patient, h.kind, h.source, h.revision, "yes" if h.cancelled else "no", _time(h.event_time),
-                 h.twin_version)
-                for h in answer.held
-            ),
-        )  # fmt: skip
-    typer.echo(answer.note)
 
 
 def _ask(chosen: Settings, question: Callable[[Queries], Awaitable[T]]) -> T:
@@ -262,82 +239,6 @@ def _as_of(text: str) -> AsOf:
     )
 
 
-def _show_twin(twin: TwinAnswer) -> None:
-    out = console()
-    out.print(f"{twin.patient}: {twin.state}", style="bold", markup=False)
-    for reason in twin.reasons:
-        out.print(f"  {reason}", markup=False)
-    recomputed = ", computed again from the stored records" if twin.recomputed else ""
-    watermark = f"watermark {_time(twin.watermark)}, {_age(twin.age_h)} ago"
-    out.print(f"as of {_time(twin.as_of)} ({twin.mode}{recomputed}); {watermark}")
-    rests = ", ".join(f"{n} {kind}" for kind, n in twin.records.items())
-    out.print(
-        f"rests on {rests}; true up to offset {twin.position.next_offset} of partition {twin.position.partition}"
-    )
-    if twin.quality:
-        out.print(f"data quality: {', '.join(twin.quality)}", markup=False)
-    for e in twin.estimates:
-        rows: list[tuple[object, ...]] = [
-            (name, *_cells(value), "")
-            for name, value in (
-                ("level now", e.concentration),
-                ("AUC, last 24 h", e.auc24),
-                (f"highest level, next {e.ahead_h:g} h", e.peak_ahead),
-                (f"highest AUC24, next {e.ahead_h:g} h", e.auc24_ahead),
-            )
-            if value is not None
-        ]
-        rows += [(p.name.replace("_", " "), *_cells(p.estimate), f"{p.typical:.4g}") for p in e.parameters]
-        levels = f"{e.levels} level{'' if e.levels == 1 else 's'}"
-        show_table(
-            f"{e.drug} ({e.model}): {e.state}, {levels}; {e.assumes or '; '.join(e.reasons)}",
-            ("", "median>", "5 %>", "95 %>", "unit", "typical patient>"),
-            rows,
-        )
-        if e.risks:
-            show_table(
-                "Risk",
-                ("crossed when", "within (h)>", "P>", "expected", "limit"),
-                (
-                    (f"{r.metric} > {r.limit:g} {r.unit}", f"{r.horizon_h:g}", f"{r.probability:.2f}",
-                     f"{r.expected.median:.3g} ({r.expected.low:.3g} to {r.expected.high:.3g}) {r.unit}",
-                     _status(r.threshold_status))
-                    for r in e.risks
-                ),
-            )  # fmt: skip
-        if e.level_forecasts:
-            show_table(
-                "Levels, each beside what was forecast the instant before its draw",
-                ("time", "measured (mg/L)>", "forecast>", "90 % interval", "population>"),
-                (
-                    (_time(c.time), f"{'< ' if c.below_limit else ''}{c.observed:g}", f"{c.forecast.median:.3g}",
-                     f"{c.forecast.low:.3g} to {c.forecast.high:.3g}", f"{c.population.median:.3g}")
-                    for c in e.level_forecasts
-                ),
-            )  # fmt: skip
-    for s in twin.standing:
-        out.print(f"standing: {s.drug} {s.threshold}, {s.severity}, since {_time(s.crossing)}", markup=False)
-
-
-def _cells(value: Interval) -> tuple[str, str, str, str]:
-    return f"{value.median:.4g}", f"{value.low:.4g}", f"{value.high:.4g}", value.unit
-
-
-def _episode_row(e: dict[str, Any]) -> tuple[object, ...]:
-    f = e["forecast"]
-    return (
-        e["patient"],
-        e["drug"],
-        f"{e['metric']} > {e['limit']:g} {e['unit']}",
-        e["severity"],
-        f"{e['probability']:.2f}",
-        f"{f['median']:.3g} ({f['low']:.3g} to {f['high']:.3g}) {f['unit']}",
-        f"{e['horizon_h']:g}",
-        str(e["crossing"])[:16].replace("T", " "),
-        _status(e["threshold_status"]),
-    )
-
-
 def _follow(chosen: Settings, positions: dict[int, int], revisions: dict[str, int], as_json: bool) -> None:
     """Risk events after the standing ones; a revision already known is passed over."""
     from streams.adapters.topic_reader import TopicReader
@@ -360,16 +261,7 @@ def _follow(chosen: Settings, positions: dict[int, int], revisions: dict[str, in
                     json.dumps({**event, "ce_id": message.headers.get("ce_id", "")}, ensure_ascii=False)
                 )
             else:
-                typer.echo(_event_line(event))
-
-
-def _event_line(e: dict[str, Any]) -> str:
-    f = e["forecast"]
-    return (
-        f"{e['type']:>9}  {str(e['evaluated'])[:16].replace('T', ' ')}  {e['patient']}: {e['drug']} {e['metric']} > "
-        f"{e['limit']:g} {e['unit']} ({_status(e['threshold_status'])}), {e['severity']}, P = {e['probability']:.2f}, "
-        f"expected {f['median']:.3g} ({f['low']:.3g} to {f['high']:.3g}) within {e['horizon_h']:g} h"
-    )
+                typer.echo(event_line(event))
 
 
 @contextlib.contextmanager
@@ -382,18 +274,6 @@ def _broker(chosen: Settings) -> Any:
         raise UserError(
             f"Kafka at {chosen.kafka.bootstrap_servers} does not answer: {error}; is it running? See twin doctor"
         ) from error
-
-
-def _status(status: str) -> str:
-    return {"V": "verified", "R": "unverified", "C": "computed", "A": "assumed"}.get(status, status)
-
-
-def _time(moment: dt.datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}"
-
-
-def _age(hours: float) -> str:
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.0f} days"
 
 
 def _id_of(body: bytes | None) -> str:

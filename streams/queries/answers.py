@@ -68,6 +68,17 @@ class LevelForecast(Answer):
     population: Interval
 
 
+class Channel(Answer):
+    """The wearable signal that the drug's model explains."""
+
+    signal: str = Field(examples=["qtc"])
+    baseline: Interval
+    largest_effect: Interval = Field(description="Of the drug at any level (Emax)")
+    rise_ahead: Interval = Field(description="Highest rise by the drug within ahead_h")
+    windows: dict[str, int] = Field(description="5-minute windows by verdict")
+    last_window: dt.datetime | None
+
+
 class Estimate(Answer):
     """One drug of the patient at the moment of the answer."""
 
@@ -88,6 +99,7 @@ class Estimate(Answer):
     peak_ahead: Interval | None = Field(description="Highest concentration within ahead_h")
     auc24_ahead: Interval | None = Field(description="Highest 24 h exposure within ahead_h")
     assumes: str = Field(description="What the values ahead take for granted of doses to come")
+    channel: Channel | None = Field(description="None for a model that explains no signal")
     risks: tuple[RiskOfDrug, ...]
     level_forecasts: tuple[LevelForecast, ...]
     flags: tuple[str, ...]

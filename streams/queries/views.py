@@ -12,7 +12,7 @@ import msgspec
 from streams.ports import StoredTwin
 from streams.queries import answers
 from twinstate.drug import DrugModel, Threshold
-from twinstate.estimate import DrugEstimate, LevelCheck
+from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck
 from twinstate.history import Entry
 from twinstate.risk.assess import Interval, Risk
 from twinstate.risk.episodes import tell_story
@@ -23,6 +23,7 @@ from twinstate.types import NS_PER_HOUR
 AsOf = Literal["live", "settled"] | int
 LEVEL_UNIT = "mg/L"
 EXPOSURE_UNIT = "mg*h/L"
+WINDOW_VERDICTS = ("taken", "softened", "rejected", "unusable")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -114,7 +115,10 @@ def _moment(as_of: AsOf, watermark: int, settled: int) -> int:
 def _earlier(
     document: TwinDocument, memory: TwinMemory, moment: int, rules: Rules
 ) -> tuple[TwinDocument, TwinMemory]:
-    """The twin that the records up to `moment` make, by the worker's own arithmetic."""
+    """The twin that the records up to `moment` make, by the worker's own arithmetic.
+
+    Wearable frames are kept folded by the UTC hour they came in: of an hour not over at `moment` none counts.
+    """
     timeline = Timeline(
         entries={e.identity: e for e in document.entries if e.event_time <= moment},
         windows={
@@ -209,6 +213,7 @@ def describe_estimate(estimate: DrugEstimate, model: DrugModel) -> answers.Estim
         peak_ahead=_maybe(estimate.peak_ahead, LEVEL_UNIT),
         auc24_ahead=_maybe(estimate.auc24_ahead, EXPOSURE_UNIT),
         assumes=estimate.assumes,
+        channel=_channel(estimate.channel),
         risks=describe_risks(estimate.risks, model.thresholds),
         level_forecasts=tuple(_level(check) for check in estimate.checks),
         flags=estimate.flags,
@@ -268,6 +273,19 @@ def _interval(value: Interval, unit: str) -> answers.Interval:
 
 def _maybe(value: Interval | None, unit: str) -> answers.Interval | None:
     return None if value is None else _interval(value, unit)
+
+
+def _channel(channel: ChannelEstimate | None) -> answers.Channel | None:
+    if channel is None:
+        return None
+    return answers.Channel(
+        signal=channel.signal,
+        baseline=_interval(channel.baseline, channel.unit),
+        largest_effect=_interval(channel.effect, channel.unit),
+        rise_ahead=_interval(channel.rise_ahead, channel.unit),
+        windows=dict(zip(WINDOW_VERDICTS, channel.windows, strict=True)),
+        last_window=instant(channel.last_window) if channel.last_window else None,
+    )
 
 
 def _level(check: LevelCheck) -> answers.LevelForecast:

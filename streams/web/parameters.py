@@ -25,7 +25,8 @@ AsOfText = Annotated[
     str,
     Query(
         alias="as_of",
-        description="`live` (the watermark), `settled` (72 h behind it), or an RFC 3339 moment up to the watermark",
+        description="`live` (the watermark), `settled` (72 h behind it), or an RFC 3339 moment up to the watermark "
+        "(wearable frames count by whole UTC hours then)",
         examples=["settled", "2026-03-02T08:00:00Z"],
     ),
 ]

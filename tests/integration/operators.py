@@ -22,6 +22,7 @@ PENDING = "p-pending"
 DISCHARGED = "p-discharged"
 STALE = "p-stale"
 SLASHED = "ward/3"
+MONITORED = "p-monitored"
 
 
 def at(hours: float) -> int:
@@ -60,6 +61,27 @@ def theophylline(patient: str, amount_mg: float = 320.0) -> list[DemoRecord]:
     ]
 
 
+def monitored() -> list[DemoRecord]:
+    """400 mg moxifloxacin by mouth at 2 h, and QTc once a minute from 0 to 8 h, rising by about 20 ms."""
+    who = Sender(MONITORED, "study")
+    covariates = {"weight": quantity(68, "kg"), "age": quantity(25, "a"), "sex": "male"}
+    frames = [
+        who.frame(
+            at(hour),
+            f"watch:{hour}",
+            "qtc",
+            "ms",
+            [402.0 + (20.0 if hour > 3 else 0.0) + n % 3 for n in range(60)],
+        )
+        for hour in range(1, 9)
+    ]
+    return [
+        who.patient_record(at(0), "enrol", covariates),
+        who.dose(at(2), "dose", "moxifloxacin", 400.0, "oral"),
+        *frames,
+    ]
+
+
 def ward() -> list[DemoRecord]:
     """Six patients, one in each state that needs no failure."""
     return [
@@ -83,8 +105,11 @@ class Filler:
         self.pipelines = [create_pipeline(CONFIG, p, PARTITIONS, group) for p in range(PARTITIONS)]
         self.ends = [0] * PARTITIONS
 
-    def apply(self, records: Sequence[DemoRecord], bad: bytes | None = None) -> None:
+    def apply(
+        self, records: Sequence[DemoRecord], bad: bytes | None = None, append_time: int = at(24 * 30)
+    ) -> None:
         """Write records as one batch a partition; `bad` is a body that goes to partition 0 as well."""
+        self.append_time = append_time
         asyncio.run(self._apply(records, bad))
 
     async def _apply(self, records: Sequence[DemoRecord], bad: bytes | None) -> None:
@@ -110,7 +135,7 @@ class Filler:
         if not keyed:
             return
         begin = self.ends[partition]
-        raw = [RawRecord(begin + i, at(24 * 30), key, value, ()) for i, (key, value) in enumerate(keyed)]
+        raw = [RawRecord(begin + i, self.append_time, key, value, ()) for i, (key, value) in enumerate(keyed)]
         batch = pipeline.decode(raw)
         stored = await store.recall(partition, batch.patients)
         for patient in pipeline.missing(batch):

@@ -19,6 +19,7 @@ from streams.serve import create_app
 from streams.settings import Settings, load_settings
 from tests.integration.operators import (
     DISCHARGED,
+    MONITORED,
     OVERDOSED,
     PENDING,
     SLASHED,
@@ -26,6 +27,7 @@ from tests.integration.operators import (
     VOLUNTEER,
     Filler,
     at,
+    monitored,
     ward,
 )
 
@@ -165,6 +167,22 @@ def test_a_past_moment_gives_the_twin_its_records_up_to_then_give(
     assert asked["recomputed"]
     for key in ("estimates", "standing", "state", "quality"):
         assert asked[key] == then[key], key
+
+
+def test_signal_is_told_beside_the_drug_that_moves_it_now_and_then(own: tuple[Filler, Browser]) -> None:
+    filler, browser = own
+    records = monitored()
+    filler.apply(records[:6])  # frames up to 4 h
+    then = browser.json(f"/v1/twins/{MONITORED}")
+    filler.apply(records[6:])
+    now = browser.json(f"/v1/twins/{MONITORED}")
+    channel = now["estimates"][0]["channel"]
+    assert (channel["signal"], channel["baseline"]["unit"]) == ("qtc", "ms")
+    assert channel["last_window"] == "2026-03-01T16:00:00Z"
+    assert channel["windows"]["taken"] > then["estimates"][0]["channel"]["windows"]["taken"]
+    assert now["records"]["wearable (recent)"] == 8
+    asked = browser.json(f"/v1/twins/{MONITORED}?as_of={then['as_of']}")
+    assert asked["estimates"] == then["estimates"]
 
 
 @pytest.mark.parametrize(

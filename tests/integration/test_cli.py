@@ -332,3 +332,16 @@ def test_signals_and_drugs_list_what_can_be_sent(asking: Line) -> None:
     assert {"qtc", "vancomycin", "creatinine", "weight"} <= names
     assert {row["drug"] for row in asking.json("drugs")} >= {"vancomycin", "theophylline"}
     assert "clearance" in asking("drugs", "show", "vancomycin")
+
+
+def test_ticks_reach_the_topic_for_the_active_only(
+    line: Line, topics: Topics, connection: dict[str, str], redis_server: EmbeddedRedis, group: str
+) -> None:
+    filler = Filler(redis_server.url, group)
+    two_hours_ago = (time.time_ns() // 10**9 - 7200) * 10**9
+    filler.apply([*ward(), Sender("p-now", "ward").tick(two_hours_ago, "t")], append_time=time.time_ns())
+    line("ticks", "--once")
+    assert line.told == "1 ticks sent\n"
+    (message,) = read_all(connection, topics.names.records, 1)
+    assert message.key() == b"p-now"
+    assert json.loads(message.value())["kind"] == "tick"
