@@ -17,9 +17,9 @@ from streams.fingerprint import fingerprint_of
 from streams.ports import StoreError
 from streams.queries import Queries
 from streams.queries.answers import Counts
-from streams.serve import create_queries
 from streams.settings import Settings
 from streams.web.token import TokenError, load_token
+from streams.wiring import create_queries
 from twinstate.errors import LibraryError
 from twinstate.library import Library, load_library
 

@@ -1,9 +1,10 @@
-"""Joins the HTTP API to Redis and the library, and serves it."""
+"""The process of `twin serve`: the HTTP API on its address."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import signal
 import socket
 import sys
 import time
@@ -12,35 +13,14 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 from fastapi import FastAPI
 
-from streams.adapters.redis_reader import RedisReader
-from streams.adapters.redis_store import connect
-from streams.adapters.topics import read_topics
-from streams.pipeline import EVENT_SOURCE
-from streams.queries import Queries
 from streams.settings import Settings
 from streams.web.api import create_api
 from streams.web.token import load_token
-from twinstate.library import load_library
+from streams.wiring import create_queries
 
 
 class ServeError(RuntimeError):
     """The API cannot be served; the text says what to change."""
-
-
-def create_queries(
-    settings: Settings, clock: Callable[[], int] = time.time_ns
-) -> tuple[Queries, RedisReader]:
-    """Make the queries over the Redis of the settings; the caller closes the reader.
-
-    Raises:
-        LibraryError: A file below `config/` breaks a rule.
-        TopicError: `config/topics.yaml` breaks a rule.
-    """
-    client = connect(settings.redis.url, cluster=settings.redis.cluster, **settings.redis.client_arguments())
-    reader = RedisReader(client, settings.kafka.group)
-    library = load_library(settings.paths.library)
-    partitions = read_topics(settings.paths.topics).partitions
-    return Queries(reader, library, partitions, EVENT_SOURCE, clock), reader
 
 
 def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> FastAPI:
@@ -100,6 +80,9 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
                 "free port, 0 takes any"
             ) from error
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
+        # uvicorn stops in order, then raises the signal again: asked to stop is an end in good order here.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         # Its own access log would write paths, and with them pseudonyms.
         config = uvicorn.Config(app, access_log=False, log_config=None, server_header=False)
         uvicorn.Server(config).run(sockets=[listening])

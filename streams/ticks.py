@@ -22,8 +22,8 @@ from streams.ports import StoreUnavailableError
 from streams.queries import Queries
 from streams.queries.answers import TwinRow
 from streams.records import SCHEMA
-from streams.serve import create_queries
 from streams.settings import Settings
+from streams.wiring import create_queries
 
 SOURCE = "twin-ticks"
 

@@ -211,7 +211,7 @@ def trace(
 
 def _ask(chosen: Settings, question: Callable[[Queries], Awaitable[T]]) -> T:
     """Put one question to the store."""
-    from streams.serve import create_queries
+    from streams.wiring import create_queries
 
     async def run() -> T:
         queries, reader = create_queries(chosen)
