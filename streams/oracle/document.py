@@ -281,10 +281,10 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
 
 
 def _last_input(records: list[Entry], model: DrugModel) -> int:
-    times = [0]
+    times = []
     for record in records:
         dose = record.kind == "dose" and getattr(record.content, "drug", None) == model.drug
         level = record.kind == "lab" and getattr(record.content, "analyte", None) == model.analyte
         if dose or level:
             times.append(record.event_time)
-    return max(times)
+    return max(times, default=0)
