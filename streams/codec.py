@@ -52,6 +52,10 @@ LARGEST_RECORD = 64 * 1024
 BACKFILL_HEADER = "twin-backfill"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
+# Stored times are 64-bit nanoseconds (1677 to 2262): a moment outside these years is a clock that is wrong.
+_EARLIEST = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
+_LATEST = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+_LONGEST_PLAN_H = 24.0 * 366 * 10
 
 
 class Accepted(NamedTuple):
@@ -105,6 +109,10 @@ class Decoder:
         try:
             record = self._parse(raw)
             self._check_place(raw, record.patient)
+            if record.event_time < _EARLIEST:  # too far ahead of the broker's clock is `future`
+                raise _Refused(
+                    "implausible", f"event_time is {record.event_time}, before 1900; check the sender's clock"
+                )
             content = None if record.cancelled else self._content(record)
         except _Refused as refused:
             return Refusal(refused.reason, refused.text, None if record is None else _named(record))
@@ -206,6 +214,14 @@ class Decoder:
 
     def _regimen(self, payload: RegimenPayload) -> Regimen:
         model = self._drug(payload.drug)
+        for i, line in enumerate(payload.lines):
+            longest_h = (line.count - 1) * line.every_h
+            if not (_EARLIEST <= line.first_due < _LATEST and longest_h <= _LONGEST_PLAN_H):
+                raise _Refused(
+                    "implausible",
+                    f"payload.lines[{i}] plans {line.count} doses, one every {line.every_h:g} h from {line.first_due} "
+                    "on; a plan lies between 1900 and 2200 and is ten years long at most",
+                )
         doses = [
             PlannedDose(
                 due=to_ns(line.first_due) + round(n * line.every_h * NS_PER_HOUR),

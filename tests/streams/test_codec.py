@@ -120,6 +120,12 @@ def changed(payload: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in {**payload, **changes}.items() if value is not None}
 
 
+def plan(**changes: Any) -> dict[str, Any]:
+    amount = {"value": 500, "unit": "mg"}
+    line = {"amount": amount, "route": "iv", "first_due": "2026-03-01T09:00:00Z", "every_h": 8, "count": 3}
+    return {"drug": "vancomycin", "lines": [{**line, **changes}]}
+
+
 ELSEWHERE = next(p for p in (f"q-{n}" for n in range(99)) if partition_of(p.encode(), 4) != PARTITION)
 
 BAD = {
@@ -173,6 +179,17 @@ BAD = {
         "7000 kg",
     ),
     "an implausible level": (raw(record("lab", changed(LAB, value=1e6))), "implausible", "check the unit"),
+    "a clock before all clocks": (
+        raw(record("tick", {}, event_time="0001-01-01T00:00:00Z")),
+        "implausible",
+        "the sender's clock",
+    ),
+    "a plan beyond all years": (
+        raw(record("regimen", plan(first_due="9999-01-01T00:00:00Z"))),
+        "implausible",
+        "payload.lines[0]",
+    ),
+    "a plan without end": (raw(record("regimen", plan(every_h=1e300))), "implausible", "ten years"),
     "a dose of nothing": (
         raw(record("dose", changed(DOSE, amount={"value": 0, "unit": "mg"}))),
         "implausible",
