@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable
+from importlib import resources
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
@@ -31,12 +33,8 @@ from streams.web.token import admits
 T = TypeVar("T")
 
 BEARER = HTTPBearer(auto_error=False, description="The content of the token file (web.token_file)")
-CHANGED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "headers": {"ETag": {"schema": {"type": "string"}, "description": "Writes of the twin, and a hash"}}
-    },
-    304: {"description": "Nothing has changed since the ETag in If-None-Match (but the twin's age)"},
-}
+TAG = {"ETag": {"schema": {"type": "string"}, "description": "Writes of the twin, and a hash"}}
+UNCHANGED = {"description": "Nothing has changed since the ETag in If-None-Match (but the twin's age)"}
 ABOUT = """\
 Live pharmacokinetic twins of patients, as a worker keeps them from their records.
 
@@ -55,6 +53,12 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         503: "Redis does not answer",
     }.items()
 }
+
+
+def example(name: str) -> dict[str, Any]:
+    """An answer from `examples/`, as OpenAPI shows it."""
+    text = resources.files("streams.web").joinpath("examples", f"{name}.json").read_text("utf-8")
+    return {"content": {"application/json": {"example": json.loads(text)}}}
 
 
 def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_within_s: float) -> FastAPI:
@@ -83,7 +87,7 @@ def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_withi
 
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(admitted)], responses=PROBLEMS)
 
-    @v1.get("/twins", summary="List twins", tags=["twins"])
+    @v1.get("/twins", summary="List twins", tags=["twins"], responses={200: example("twins")})
     async def list_twins(
         state: Annotated[State | None, Query(description="Only twins in this state")] = None,
         drug: Annotated[str | None, Query(description="Only patients with this drug", max_length=64)] = None,
@@ -100,7 +104,7 @@ def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_withi
         summary="One drug over time",
         tags=["twins"],
         response_model=ForecastAnswer,
-        responses=CHANGED,
+        responses={200: {**example("forecast"), "headers": TAG}, 304: UNCHANGED},
     )
     async def forecast(
         request: Request,
@@ -131,14 +135,14 @@ def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_withi
         summary="One twin",
         tags=["twins"],
         response_model=TwinAnswer,
-        responses=CHANGED,
+        responses={200: {**example("twin"), "headers": TAG}, 304: UNCHANGED},
     )
     async def one_twin(request: Request, patient: Patient, as_of: AsOfText = "live") -> Response:
         """The twin's estimates with intervals, its state and age, and where in the log it is true."""
         answer = await within(queries.twin(patient, read_as_of(as_of)))
         return _tagged(request, answer, answer.version)
 
-    @v1.get("/risks", summary="Standing episodes of risk", tags=["risks"])
+    @v1.get("/risks", summary="Standing episodes of risk", tags=["risks"], responses={200: example("risks")})
     async def risks() -> RisksAnswer:
         """What a new subscriber needs: per partition the episodes that stand, each with its last revision.
 

@@ -12,11 +12,14 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from pydantic import BaseModel
 
 from streams.demo.wire import Sender
 from streams.embedded import EmbeddedRedis
+from streams.queries.answers import ForecastAnswer, RisksAnswer, TwinAnswer, TwinList
 from streams.serve import create_app
 from streams.settings import Settings, load_settings
+from streams.web.api import example
 from tests.integration.operators import (
     DISCHARGED,
     MONITORED,
@@ -397,6 +400,26 @@ def test_openapi_describes_every_path(api: Browser) -> None:
         "/metrics",
     }
     assert "Problem" in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "answer"),
+    [
+        ("twin", "/v1/twins/{patient}", TwinAnswer),
+        ("forecast", "/v1/twins/{patient}/forecast", ForecastAnswer),
+        ("twins", "/v1/twins", TwinList),
+        ("risks", "/v1/risks", RisksAnswer),
+    ],
+)
+def test_openapi_shows_examples_that_are_answers(
+    api: Browser, name: str, path: str, answer: type[BaseModel]
+) -> None:
+    operation = api.get("/openapi.json").json()["paths"][path]["get"]
+    shown = operation["responses"]["200"]["content"]["application/json"]
+    assert "$ref" in shown["schema"]
+    assert shown["example"]
+    # FastAPI drops nulls from examples: the file has them.
+    answer.model_validate(example(name)["content"]["application/json"]["example"])
 
 
 def test_token_is_made_with_mode_600_and_kept(filled: Filler, tmp_path: Path) -> None:
