@@ -7,12 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from filterpy.kalman import update
+from scipy.stats import norm, truncnorm
 
 from tests.twinstate.courses import START_H
 from tests.twinstate.patients import Model, draw_labs, tacrolimus_like, vancomycin_like
 from twinstate.assimilation.observation import linearise, log_likelihood
 from twinstate.assimilation.record import Labs, assimilate_record, fit_record
 from twinstate.errors import MathsError
+from twinstate.pk.propagate import solve_points
 
 MODELS = [vancomycin_like, tacrolimus_like]
 
@@ -51,8 +53,6 @@ def test_line_is_the_least_squares_line_through_the_cubature_points(make: Callab
     lines = linearise(model.course, labs, model.residual, mean, model.prior)
     factor = np.linalg.cholesky(model.prior) * np.sqrt(etas)
     points = np.concatenate([mean + factor.T, mean - factor.T])
-    from twinstate.pk.propagate import solve_points
-
     f, _ = solve_points(model.course, points, labs.time_h)
     f = np.maximum(f, 1e-3 * labs.value_mg_L)
     variance = np.minimum(model.residual.proportional**2 + (model.residual.additive_mg_L / f) ** 2, 4.0)
@@ -101,6 +101,19 @@ def test_censored_level_pulls_less_than_the_limit_taken_as_measured() -> None:
     assert low.mean[0] > alone.mean[0]
 
 
+def test_censored_level_moves_the_gaussian_by_the_truncated_moments() -> None:
+    model = vancomycin_like()
+    labs = Labs(START_H + np.array([71.0]), np.array([9.0]), np.ones(1, dtype=np.int64))
+    found = assimilate_record(model.course, labs, model.prior, model.residual)
+    lines = linearise(model.course, labs, model.residual, found.mean, found.covariance)
+    forecast, spread = lines.offset[0], (lines.operator @ model.prior @ lines.operator.T + lines.noise)[0, 0]
+    cut = truncnorm(-np.inf, (np.log(9.0) - forecast) / np.sqrt(spread), forecast, np.sqrt(spread))
+    gain = model.prior @ lines.operator[0] / spread
+    np.testing.assert_allclose(found.mean, gain * (cut.mean() - forecast), atol=1e-3)
+    expected = model.prior - np.outer(gain, gain) * (spread - cut.var())
+    np.testing.assert_allclose(found.covariance, expected, atol=1e-3 * model.prior[0, 0])
+
+
 def test_level_far_beyond_belief_still_gives_a_finite_estimate() -> None:
     for make in MODELS:
         model = make()
@@ -128,8 +141,6 @@ def test_number_that_is_not_finite_is_an_error_that_names_the_way_out() -> None:
 
 
 def test_likelihood_of_a_measured_and_a_censored_level_is_scipys() -> None:
-    from scipy.stats import norm
-
     model = vancomycin_like()
     f = np.array([12.0, 3.0])
     labs = Labs(START_H + np.array([1.0, 2.0]), np.array([10.0, 2.0]), np.array([0, 1], dtype=np.int64))

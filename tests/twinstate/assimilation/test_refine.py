@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal, norm
 
 from tests.twinstate.courses import START_H
 from tests.twinstate.patients import Model, draw_labs, reference_posterior, tacrolimus_like, vancomycin_like
@@ -69,6 +70,24 @@ def test_cloud_is_made_of_at_least_a_hundred_effective_points(make: Callable[[],
         assert len(cloud.points) in (256, 512, 1024, 2048, 4096)
         np.testing.assert_allclose(cloud.mean, cloud.weights @ cloud.points, atol=1e-12)
         assert (np.linalg.eigvalsh(cloud.covariance) > 0).all()
+
+
+@pytest.mark.parametrize("make", [vancomycin_like, tacrolimus_like])
+def test_weights_are_posterior_over_proposal_written_longhand(make: Callable[[], Model]) -> None:
+    model = make()
+    labs = draw_labs(model, np.random.default_rng(21), 2, 3.0)
+    gaussian = assimilate_record(model.course, labs, model.prior, model.residual)
+    cloud = refine(model.course, labs, model.prior, model.residual, gaussian)
+    assert len(cloud.points) == 256  # so the proposal was never moved
+    prior = multivariate_normal(np.zeros(len(model.prior)), model.prior).pdf(cloud.points)
+    near = multivariate_normal(gaussian.mean, 1.4 * gaussian.covariance).pdf(cloud.points)
+    predicted, _ = solve_points(model.course, cloud.points, labs.time_h)
+    sd = np.hypot(model.residual.proportional * predicted, model.residual.additive_mg_L)
+    seen = norm.pdf(labs.value_mg_L, predicted, sd)
+    below = norm.cdf(labs.value_mg_L, predicted, sd)
+    likelihood = np.where(labs.censored == 1, below, seen).prod(axis=1)
+    weights = prior * likelihood / (0.8 * near + 0.2 * prior)
+    np.testing.assert_allclose(cloud.weights, weights / weights.sum(), rtol=1e-8, atol=1e-14)
 
 
 def test_without_levels_the_cloud_is_the_priors() -> None:
