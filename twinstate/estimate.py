@@ -18,7 +18,15 @@ from twinstate.library import Library
 from twinstate.outlook import LOOK_BACK_H, STEP_H, Heard, Memo, Outlook, fit_levels, look_ahead, residual_of
 from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.pk.propagate import solve_points
-from twinstate.risk.assess import QUANTILES, Interval, Risk, assess, highest_auc24, interval, peak_concentration
+from twinstate.risk.assess import (
+    QUANTILES,
+    Interval,
+    Risk,
+    assess,
+    highest_auc24,
+    interval,
+    peak_concentration,
+)
 from twinstate.therapy import Therapy, content_key, therapy_at
 from twinstate.types import hours
 
@@ -183,7 +191,9 @@ def estimate_drug(
         assumes=assumption(therapy),
         risks=tuple(assess(outlook, threshold) for threshold in model.thresholds),
         checks=tuple(
-            check_level(entries, therapy, library, i, memo) for i in range(len(therapy.lab_entries))
+            check
+            for entry in therapy.lab_entries
+            if (check := check_level(entries, entry, model, library, memo)) is not None
         ),
         flags=therapy.flags,
         channel=_channel(outlook, horizon),
@@ -200,17 +210,21 @@ def assumption(therapy: Therapy) -> str:
 
 
 def check_level(
-    entries: Sequence[Entry], at_watermark: Therapy, library: Library, level: int, memo: Memo
-) -> LevelCheck:
+    entries: Sequence[Entry], entry: Entry, model: DrugModel, library: Library, memo: Memo
+) -> LevelCheck | None:
     """Forecast one level as of the instant before its draw: doses and covariates up to it, levels strictly before.
 
     A dose at the very time of the draw comes after it.
+
+    Returns:
+        None when nothing could be forecast: a covariate the model needs was told only after the draw.
     """
-    model = at_watermark.model
-    entry = at_watermark.lab_entries[level]
     lab = entry.content
     assert isinstance(lab, Lab)
-    before = therapy_at(entries, model, library, entry.event_time)
+    try:
+        before = therapy_at(entries, model, library, entry.event_time)
+    except CovariateError:
+        return None
     levels = int(np.searchsorted(before.labs.time_h, hours(entry.event_time), side="left"))
     at = np.array([hours(entry.event_time)], dtype=np.float64)
     residual = residual_of(model)

@@ -53,16 +53,19 @@ class Therapy:
     flags: tuple[str, ...]
 
 
-def drugs_of(entries: Sequence[Entry], library: Library) -> tuple[str, ...]:
-    """Drugs this patient's doses, regimens or levels speak of, in alphabetical order."""
+def drugs_of(entries: Sequence[Entry], library: Library, as_of: int) -> set[str]:
+    """Drugs of which doses, regimens or levels speak that count as of a moment."""
     named: set[str] = set()
     for entry in entries:
         content = entry.content
         if isinstance(content, Dose | Regimen):
-            named.add(content.drug)
+            models = [library.drugs[content.drug]]
         elif isinstance(content, Lab):
-            named.update(m.drug for m in library.drugs.values() if m.analyte == content.analyte)
-    return tuple(sorted(named))
+            models = [m for m in library.drugs.values() if m.analyte == content.analyte]
+        else:
+            continue
+        named.update(m.drug for m in models if entry.event_time >= as_of - int(m.keep_h * NS_PER_HOUR))
+    return named
 
 
 def until(entries: Sequence[Entry], as_of: int) -> Sequence[Entry]:

@@ -9,19 +9,30 @@ from __future__ import annotations
 
 import bisect
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from twinstate.assimilation.windows import add_window, remove_window
 from twinstate.history import Entry, Frame, Identity, Window
-from twinstate.policy import Policy
+from twinstate.library import Library
 from twinstate.types import NS_PER_HOUR, NS_PER_MINUTE
 
 
 @dataclass(frozen=True)
 class TimeRules:
-    """How late, how far ahead and how long: the hours of `config/risk.yaml` in nanoseconds."""
+    """How late, how far ahead and how long: the library's hours in nanoseconds.
+
+    Attributes:
+        late: Limit behind the watermark for first revisions.
+        late_wearable: The same for wearable frames.
+        revise: Limit for corrections, cancellations and history.
+        revise_wearable: The same for wearable frames.
+        future: How far an event time may lie ahead of the broker's clock.
+        settled: What lies this far behind the watermark is settled.
+        keep: Longest time any model looks back at a record.
+        keep_signal: How long windows count, by signal.
+    """
 
     late: int
     late_wearable: int
@@ -29,10 +40,13 @@ class TimeRules:
     revise_wearable: int
     future: int
     settled: int
+    keep: int
+    keep_signal: Mapping[str, int]
 
     @classmethod
-    def of(cls, policy: Policy) -> TimeRules:
-        """Take the limits from the policy."""
+    def of(cls, library: Library) -> TimeRules:
+        """Take the limits from a library."""
+        policy = library.policy
         return cls(
             late=_ns(policy.late_h),
             late_wearable=_ns(policy.late_wearable_h),
@@ -40,6 +54,8 @@ class TimeRules:
             revise_wearable=_ns(policy.revise_wearable_h),
             future=_ns(policy.future_h),
             settled=_ns(policy.settled_h),
+            keep=_ns(max((m.keep_h for m in library.drugs.values()), default=0.0)),
+            keep_signal={slug: _ns(signal.keep_h) for slug, signal in library.signals.items()},
         )
 
     def lateness(self, kind: str) -> int:
@@ -49,6 +65,12 @@ class TimeRules:
     def revision(self, kind: str) -> int:
         """Limit behind the watermark for a correction or a cancellation."""
         return self.revise_wearable if kind == "wearable" else self.revise
+
+    def memory(self, kind: str) -> int:
+        """How far behind the highest watermark a record of this kind is remembered: while it counts or may change."""
+        if kind == "wearable":
+            return max(self.keep_signal.values(), default=0) + self.revise_wearable
+        return self.keep + self.revise
 
 
 class Outcome(enum.StrEnum):
@@ -97,12 +119,15 @@ class Timeline:
         frames: Recent winning frames by identity, kept while a revision may still come.
         windows: Folded samples by signal.
         watermark: UTC ns; None before the first record.
+        highest: Last full hour (UTC ns) that the watermark has reached since the patient is known: what left memory
+            then stays gone, also when the watermark falls. None while the twin is pending.
     """
 
     entries: dict[Identity, Entry] = field(default_factory=dict)
     frames: dict[Identity, Entry] = field(default_factory=dict)
     windows: dict[str, dict[WindowKey, Window]] = field(default_factory=dict)
     watermark: int | None = None
+    highest: int | None = None
     _ordered: list[Entry] | None = None
 
     def known(self, identity: Identity) -> Entry | None:
@@ -138,6 +163,12 @@ class Timeline:
                 f"event_time is {ahead:.1f} min ahead of the broker's clock, more than the "
                 f"{rules.future / NS_PER_MINUTE:.0f} min allowed; set the sender's clock and send the record again",
             )
+        if self.has_left(entry.kind, entry.event_time, rules):
+            return Verdict(
+                Outcome.LATE,
+                f"records of kind {entry.kind} leave memory {rules.memory(entry.kind) / NS_PER_HOUR:g} h behind the "
+                "patient's watermark; this one can neither count nor be recognised any more",
+            )
         old = self.known(entry.identity)
         if old is not None and entry.rank == old.rank:
             return Verdict(Outcome.DUPLICATE, "same identity, revision and bytes as an accepted record")
@@ -161,8 +192,18 @@ class Timeline:
             )
         return Verdict(Outcome.APPLIED, "")
 
-    def accept(self, entry: Entry) -> int | None:
-        """Let an entry that was judged `APPLIED` win.
+    def has_left(self, kind: str, event_time: int, rules: TimeRules) -> bool:
+        """Whether a record of this kind and event time has left memory."""
+        if self.highest is None or kind in LASTING_KINDS:
+            return False
+        return event_time < self.highest - rules.memory(kind)
+
+    def closed(self, rules: TimeRules) -> int | None:
+        """Evaluation points before this time (UTC ns) stay as they were decided: no record can reach them any more."""
+        return None if self.highest is None else self.highest - rules.revise
+
+    def accept(self, entry: Entry, rules: TimeRules) -> int | None:
+        """Let an entry that was judged `APPLIED` win, and forget what then has left memory.
 
         Returns:
             The earliest event time (UTC ns) whose view of the patient changed; None when none did (a tombstone for a
@@ -182,16 +223,22 @@ class Timeline:
             self.watermark = max((e.event_time for e in self._counting()), default=None)
         elif not entry.cancelled:
             self.watermark = max(entry.event_time, self.watermark or entry.event_time)
+        if self.watermark is not None and not self.pending:
+            hour = self.watermark // NS_PER_HOUR * NS_PER_HOUR
+            if self.highest is None or hour > self.highest:
+                self.highest = hour
+                self._forget(rules)
         return min(touched, default=None)
 
-    def points(self) -> list[int]:
-        """Evaluation points up to the watermark, ascending: fixed in event time, whatever the arrival."""
+    def points(self, rules: TimeRules) -> list[int]:
+        """Evaluation points still open, up to the watermark, ascending: fixed in event time, whatever the arrival."""
         if self.watermark is None:
             return []
         times = {e.event_time for e in self.in_order()}
         for shares in self.windows.values():
             times.update(key.release for key in shares if key.release <= self.watermark)
-        return sorted(times)
+        closed = self.closed(rules)
+        return sorted(t for t in times if closed is None or t >= closed)
 
     def counted_windows(self, signal: str, as_of: int, keep: int, *, whole: bool) -> dict[int, Window]:
         """The windows of a signal that count at a time, by window index, ascending.
@@ -211,38 +258,22 @@ class Timeline:
                 merged[key.window] = share if known is None else add_window(known, share)
         return dict(sorted(merged.items()))
 
-    def prune(self, keep: int, keep_windows: dict[str, int], rules: TimeRules) -> int | None:
-        """Forget what can neither count nor be revised any more.
+    def _forget(self, rules: TimeRules) -> None:
+        """Drop what has left memory, at once: when a twin is written must not decide what it knows.
 
-        Args:
-            keep: Longest time any model looks back at records, ns.
-            keep_windows: The same by signal for windows, ns; a signal without a model is kept one day.
-            rules: How long a revision may come.
-
-        Returns:
-            The horizon (UTC ns) before which records are gone; None while there is no watermark.
+        Windows stay as long as an open evaluation point may look back at them.
         """
-        if self.watermark is None:
-            return None
-        horizon = self.watermark - keep - rules.revise
-        gone = [i for i, e in self.entries.items() if e.event_time < horizon and e.kind not in LASTING_KINDS]
-        for identity in gone:
-            del self.entries[identity]
-        if gone:
-            self._ordered = None
-        revisable = self.watermark - rules.revise_wearable
-        for identity in [i for i, e in self.frames.items() if e.event_time < revisable]:
-            del self.frames[identity]
+        assert self.highest is not None
+        for entries in (self.entries, self.frames):
+            gone = [i for i, e in entries.items() if self.has_left(e.kind, e.event_time, rules)]
+            for identity in gone:
+                del entries[identity]
+            if gone:
+                self._ordered = None
         for signal, shares in self.windows.items():
-            oldest = (
-                self.watermark
-                - keep_windows.get(signal, 24 * NS_PER_HOUR)
-                - rules.late
-                - rules.revise_wearable
-            )
+            oldest = self.highest - rules.revise - rules.keep_signal[signal]
             for key in [k for k in shares if k.release < oldest]:
                 del shares[key]
-        return horizon
 
     def _counting(self) -> Iterator[Entry]:
         for entries in (self.entries, self.frames):

@@ -71,6 +71,7 @@ class TwinMemory(msgspec.Struct, frozen=True, array_like=True):
     decisions: tuple[Decision, ...]
     opening: tuple[Episode, ...]
     settled_revised: int
+    highest: int | None
 
 
 class StoredTwin(NamedTuple):
@@ -90,7 +91,7 @@ class Rules:
     @functools.cached_property
     def times(self) -> TimeRules:
         """Limits of lateness, revision and settling."""
-        return TimeRules.of(self.library.policy)
+        return TimeRules.of(self.library)
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Twin:
         if verdict.outcome is not Outcome.APPLIED:
             return verdict, []
         watermark = self.timeline.watermark
-        since = self.timeline.accept(entry)
+        since = self.timeline.accept(entry, times)
         if since is None:
             return verdict, []
         if watermark is not None and since < watermark - times.settled:
@@ -130,10 +131,11 @@ class Twin:
 
     def follow(self, since: int, rules: Rules) -> list[Transition]:
         """Evaluate every point from `since` on (and any that failed), tell the story again, say what is new."""
+        closed = self._close(rules)
+        decisions = [d for d in self.decisions if closed is not None and d.at < closed]
         kept = {d.at: d for d in self.decisions if d.at < since and not d.failure}
         away = self._absences()
-        decisions: list[Decision] = []
-        for at in self.timeline.points():
+        for at in self.timeline.points(rules.times):
             if any(start < at and (end is None or at < end) for start, end in away):
                 continue
             known = kept.get(at)
@@ -152,7 +154,6 @@ class Twin:
 
     def describe(self, rules: Rules) -> tuple[TwinDocument, TwinMemory]:
         """The canonical document and the memory beside it."""
-        self._prune(rules)
         timeline = self.timeline
         watermark = timeline.watermark if timeline.watermark is not None else 0
         estimates, failure = self._estimate(rules, watermark)
@@ -185,6 +186,7 @@ class Twin:
             decisions=tuple(self.decisions),
             opening=self.opening,
             settled_revised=self.settled_revised,
+            highest=self.timeline.highest,
         )
         return document, memory
 
@@ -194,7 +196,7 @@ class Twin:
         entries = until(self.timeline.in_order(), at)
         risks: list[PointRisk] = []
         try:
-            for drug in drugs_of(entries, library):
+            for drug in sorted(drugs_of(entries, library, at) | self._feared(before, rules)):
                 model = library.drugs[drug]
                 if not model.thresholds:
                     continue
@@ -221,9 +223,11 @@ class Twin:
                             levels=len(therapy.lab_entries),
                         )
                     )
-        except (MathsError, ArithmeticError, ValueError) as failure:
+        except MemoryError:
+            raise
+        except Exception as failure:
             kept = before[-1].risks if before else ()
-            return Decision(at, kept, failure=str(failure))
+            return Decision(at, kept, failure=str(failure) or type(failure).__name__)
         return Decision(at, tuple(risks))
 
     def _estimate(self, rules: Rules, watermark: int) -> tuple[tuple[DrugEstimate, ...], str]:
@@ -240,12 +244,16 @@ class Twin:
                         self.memo,
                         self._heard(model, library, watermark, whole=True),
                     )
-                    for model in (library.drugs[drug] for drug in drugs_of(entries, library))
+                    for model in (
+                        library.drugs[drug] for drug in sorted(drugs_of(entries, library, watermark))
+                    )
                 ),
                 "",
             )
-        except (MathsError, ArithmeticError, ValueError) as failure:
-            return (), str(failure)
+        except MemoryError:
+            raise
+        except Exception as failure:
+            return (), str(failure) or type(failure).__name__
 
     def _heard(self, model: DrugModel, library: Library, as_of: int, *, whole: bool) -> Heard:
         if model.channel is None:
@@ -303,22 +311,33 @@ class Twin:
         failed = bool(self.decisions) and bool(self.decisions[-1].failure)
         return not failed and since > now >= watermark and hour_end(watermark + 1) > now
 
-    def _prune(self, rules: Rules) -> None:
-        library = rules.library
-        channels = [m.channel for m in library.drugs.values() if m.channel is not None]
-        keep = int(max((m.keep_h for m in library.drugs.values()), default=0.0) * NS_PER_HOUR)
-        keep_windows = {c.signal: int(c.keep_h * NS_PER_HOUR) for c in channels}
-        horizon = self.timeline.prune(keep, keep_windows, rules.times)
-        if horizon is None or not self.decisions or self.decisions[0].at >= horizon:
-            return
-        old = [d for d in self.decisions if d.at < horizon]
-        past = tell_story(old, library.policy, rules.source, self.patient, self.opening)
-        self.opening = tuple(e for e in past if e.ended is None)
-        self.decisions = [d for d in self.decisions if d.at >= horizon]
-        living = {e.id for e in self.opening}
-        self.announced = {
-            i: a for i, a in self.announced.items() if a.episode.crossing >= horizon or i in living
-        }
+    def _feared(self, before: list[Decision], rules: Rules) -> set[str]:
+        """Drugs that may have a standing episode: one of which nothing counts any more must still be seen to clear."""
+        limit = rules.library.policy.clear_probability
+        return {risk.drug for risk in before[-1].risks if risk.probability >= limit} if before else set()
+
+    def _close(self, rules: Rules) -> int | None:
+        """Fold decisions that no record can reach any more into the episodes that stood after them.
+
+        The last of them stays, as what the first open point follows.
+
+        Returns:
+            Before this time (UTC ns) decisions are closed; None while none can be.
+        """
+        closed = self.timeline.closed(rules.times)
+        if closed is None:
+            return None
+        past = [d for d in self.decisions if d.at < closed][:-1]
+        if past:
+            told = tell_story(past, rules.library.policy, rules.source, self.patient, self.opening)
+            self.opening = tuple(e for e in told if e.ended is None)
+            self.decisions = self.decisions[len(past) :]
+            standing = {e.id for e in self.opening}
+            since = self.decisions[0].at
+            self.announced = {
+                i: a for i, a in self.announced.items() if a.episode.crossing >= since or i in standing
+            }
+        return closed
 
 
 def thaw(stored: StoredTwin, rules: Rules) -> Twin:
@@ -337,6 +356,7 @@ def thaw(stored: StoredTwin, rules: Rules) -> Twin:
             for signal, shares in document.windows.items()
         },
         watermark=document.watermark or None,
+        highest=memory.highest,
     )
     twin = Twin(
         patient=document.patient,

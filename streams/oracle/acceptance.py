@@ -1,7 +1,7 @@
-"""Which records count: identities, corrections, the watermark and what comes too late.
+"""Which records count: identities, corrections, the watermark, what comes too late and what leaves memory.
 
-A chart is a dictionary of winning entries by identity, and nothing else: every question is answered by looking through
-all of it.
+A chart is a dictionary of winning entries by identity, beside frames of which only the samples are still known: every
+question is answered by looking through all of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ from twinstate.history import Entry, Identity
 from twinstate.library import Library
 from twinstate.types import NS_PER_HOUR
 
-Chart = dict[Identity, Entry]
+
+class Chart(dict[Identity, Entry]):
+    """Winning entries by identity; `old_frames` are frames that can no longer be revised or recognised."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        super().__init__()
+        self.old_frames: list[Entry] = []
+
 
 APPLIED, DUPLICATE, SUPERSEDED = "applied", "duplicate", "superseded"
 LATE, FUTURE = "late", "future"
@@ -30,9 +38,9 @@ def records_of(chart: Chart) -> list[Entry]:
 
 
 def frames_of(chart: Chart) -> list[Entry]:
-    """The frames that hold, in the same order."""
+    """The frames that hold, old ones too, in the same order."""
     holding = [entry for entry in chart.values() if entry.kind == "wearable" and not entry.cancelled]
-    return sorted(holding, key=lambda entry: entry.place)
+    return sorted([*holding, *chart.old_frames], key=lambda entry: entry.place)
 
 
 def watermark_of(chart: Chart) -> int | None:
@@ -50,26 +58,25 @@ def longest_keep(library: Library) -> int:
     return int(max((model.keep_h for model in library.drugs.values()), default=0.0) * NS_PER_HOUR)
 
 
-def memory_of(kind: str, library: Library) -> int | None:
-    """How far behind the watermark a record of this kind is remembered, ns; None for ever."""
-    if kind in NEVER_FORGOTTEN:
+def forgotten_before(kind: str, hour: int | None, library: Library) -> int | None:
+    """Event time (UTC ns) before which a record of this kind has left memory; None when none has.
+
+    Args:
+        kind: Of the record.
+        hour: Last full hour that the watermark has reached since the patient is known; None before.
+        library: Keeps and limits.
+    """
+    if hour is None or kind in NEVER_FORGOTTEN:
         return None
     if kind == "wearable":
-        return nanoseconds(library.policy.revise_wearable_h)
-    return longest_keep(library) + nanoseconds(library.policy.revise_h)
+        longest = max((signal.keep_h for signal in library.signals.values()), default=0.0)
+        return hour - nanoseconds(longest) - nanoseconds(library.policy.revise_wearable_h)
+    return hour - longest_keep(library) - nanoseconds(library.policy.revise_h)
 
 
-def remembered(chart: Chart, identity: Identity, library: Library) -> Entry | None:
-    """The winning entry of this identity, unless it has left memory; a pending twin forgets nothing."""
-    entry = chart.get(identity)
-    watermark = watermark_of(chart)
-    memory = memory_of(identity.kind, library)
-    if entry is None or watermark is None or memory is None or is_pending(chart):
-        return entry
-    return entry if entry.event_time >= watermark - memory else None
-
-
-def judge(chart: Chart, entry: Entry, append_time: int, library: Library, *, backfill: bool) -> str:
+def judge(
+    chart: Chart, entry: Entry, append_time: int, library: Library, hour: int | None, *, backfill: bool
+) -> str:
     """Say what becomes of a record; the chart does not change.
 
     Args:
@@ -77,6 +84,7 @@ def judge(chart: Chart, entry: Entry, append_time: int, library: Library, *, bac
         entry: The record.
         append_time: Of the log, UTC ns.
         library: Its policy holds the limits.
+        hour: Last full hour that the watermark has reached since the patient is known.
         backfill: The record is marked as history.
 
     Returns:
@@ -85,7 +93,10 @@ def judge(chart: Chart, entry: Entry, append_time: int, library: Library, *, bac
     policy = library.policy
     if entry.event_time > append_time + nanoseconds(policy.future_h):
         return FUTURE
-    old = remembered(chart, entry.identity, library)
+    gone = forgotten_before(entry.kind, hour, library)
+    if gone is not None and entry.event_time < gone:
+        return LATE
+    old = chart.get(entry.identity)
     if old is not None:
         if (entry.revision, entry.digest) == (old.revision, old.digest):
             return DUPLICATE
@@ -111,6 +122,24 @@ def accept(chart: Chart, entry: Entry) -> None:
     old = chart.get(entry.identity)
     if old is None or (entry.revision, entry.digest) > (old.revision, old.digest):
         chart[entry.identity] = entry
+
+
+def hour_reached(chart: Chart, hour: int | None) -> int | None:
+    """Last full hour (UTC ns) that the watermark has reached since the patient is known; it never falls."""
+    watermark = watermark_of(chart)
+    if watermark is None or is_pending(chart):
+        return hour
+    return max(watermark // NS_PER_HOUR * NS_PER_HOUR, hour or 0)
+
+
+def forget(chart: Chart, hour: int | None, library: Library) -> None:
+    """Take out of the chart what has left memory."""
+    for entry in list(chart.values()):
+        gone = forgotten_before(entry.kind, hour, library)
+        if gone is not None and entry.event_time < gone:
+            del chart[entry.identity]
+            if entry.kind == "wearable" and not entry.cancelled:
+                chart.old_frames.append(entry)
 
 
 def hour_end(event_time: int) -> int:

@@ -10,11 +10,10 @@ from streams.oracle.acceptance import (
     frames_of,
     hour_end,
     is_pending,
-    memory_of,
     nanoseconds,
     watermark_of,
 )
-from streams.oracle.episodes import FAILURES, Spell
+from streams.oracle.episodes import Spell
 from streams.oracle.exposure import (
     DAY,
     QUANTILES,
@@ -56,26 +55,33 @@ UNITS = {
 }
 
 
-def canonical_bytes(patient: str, chart: Chart, spells: list[Spell], library: Library) -> bytes:
+def canonical_bytes(
+    patient: str, chart: Chart, spells: list[Spell], library: Library, hour: int | None
+) -> bytes:
     """Write the twin of a patient.
 
     Args:
         patient: Pseudonym.
-        chart: Every winning entry ever accepted.
+        chart: The winning entries that have not left memory.
         spells: The patient's episodes.
         library: Models, signals and policy.
+        hour: Last full hour that the watermark has reached since the patient is known.
     """
     watermark = watermark_of(chart) or 0
-    entries = _in_memory(chart, library)
+    entries = sorted(
+        (e for e in chart.values() if e.kind != "wearable"), key=lambda e: (e.place, e.cancelled)
+    )
     records = [entry for entry in entries if not entry.cancelled]
-    windows = _windows(chart, library)
+    windows = _windows(chart, library, hour)
     estimates: list[DrugEstimate] = []
     failure = ""
     try:
-        for drug in drugs_named(records, library):
+        for drug in drugs_named(records, library, watermark):
             estimates.append(_estimate(chart, records, library.drugs[drug], library, watermark))
-    except FAILURES as failed:
-        estimates, failure = [], str(failed)
+    except MemoryError:
+        raise
+    except Exception as failed:
+        estimates, failure = [], str(failed) or type(failed).__name__
     state, reason = _state(chart, estimates, failure)
     return encode(
         TwinDocument(
@@ -97,35 +103,17 @@ def canonical_bytes(patient: str, chart: Chart, spells: list[Spell], library: Li
     )
 
 
-def _in_memory(chart: Chart, library: Library) -> list[Entry]:
-    """Winning entries but frames, tombstones too, that have not left memory, in order."""
-    watermark = watermark_of(chart)
-    kept = []
-    for entry in chart.values():
-        memory = memory_of(entry.kind, library)
-        young = watermark is None or memory is None or entry.event_time >= watermark - memory
-        if entry.kind != "wearable" and young:
-            kept.append(entry)
-    return sorted(kept, key=lambda entry: entry.place)
-
-
-def _windows(chart: Chart, library: Library) -> dict[str, tuple[tuple[int, Window], ...]]:
-    """Windows by signal; those of frames whose event times lie in one UTC hour are kept together."""
-    watermark = watermark_of(chart) or 0
+def _windows(chart: Chart, library: Library, hour: int | None) -> dict[str, tuple[tuple[int, Window], ...]]:
+    """Windows by signal that an open point may look back at; frames of one UTC hour are kept together."""
     merged: dict[str, dict[tuple[int, int], Window]] = {}
     for entry in frames_of(chart):
         if not isinstance(entry.content, Frame):
             continue
         signal = entry.content.signal
-        oldest = (
-            watermark
-            - int(library.signals[signal].keep_h * NS_PER_HOUR)
-            - nanoseconds(library.policy.late_h)
-            - nanoseconds(library.policy.revise_wearable_h)
-        )
         for window in entry.content.windows:
             key = (hour_end(entry.event_time), window.index)
-            if key[0] < oldest:
+            reach = nanoseconds(library.policy.revise_h) + nanoseconds(library.signals[signal].keep_h)
+            if hour is not None and key[0] < hour - reach:
                 continue
             of_signal = merged.setdefault(signal, {})
             of_signal[key] = add_window(of_signal[key], window) if key in of_signal else window

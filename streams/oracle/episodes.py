@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from streams.oracle.acceptance import Chart, absences, hour_end, records_of, watermark_of
+from streams.oracle.acceptance import Chart, absences, frames_of, hour_end, records_of, watermark_of
 from streams.oracle.exposure import expose, horizon_of, risk_of
 from streams.oracle.known import drugs_named, heard, know
 from twinstate.errors import CovariateError, MathsError
@@ -15,8 +15,6 @@ from twinstate.history import Entry
 from twinstate.library import Library
 from twinstate.policy import Policy
 from twinstate.risk.episodes import PointRisk
-
-FAILURES = (MathsError, ArithmeticError, ValueError)
 
 
 class Point(NamedTuple):
@@ -65,14 +63,10 @@ def evaluation_times(chart: Chart) -> list[tuple[int, bool]]:
     """Evaluation points up to the watermark in order, UTC ns, and whether the patient leaves there."""
     watermark = watermark_of(chart)
     away = absences(chart)
-    times = set()
-    for entry in chart.values():
-        if entry.cancelled or watermark is None:
-            continue
-        if entry.kind != "wearable":
-            times.add(entry.event_time)
-        elif hour_end(entry.event_time) <= watermark and _has_windows(entry):
-            times.add(hour_end(entry.event_time))
+    times = {record.event_time for record in records_of(chart)}
+    for frame in frames_of(chart):
+        if watermark is not None and hour_end(frame.event_time) <= watermark and _has_windows(frame):
+            times.add(hour_end(frame.event_time))
     points = []
     for time in sorted(times):
         leaves = any(time == left for left, _ in away)
@@ -82,27 +76,44 @@ def evaluation_times(chart: Chart) -> list[tuple[int, bool]]:
     return points
 
 
-def evaluate(chart: Chart, library: Library, computed: dict[int, Point]) -> list[Point]:
-    """Every point of a chart; those in `computed` are taken from there, the others are put there."""
-    points: list[Point] = []
+def evaluate(chart: Chart, library: Library, computed: dict[int, Point], closed: int | None) -> list[Point]:
+    """Every point of a chart in order; those in `computed` are taken from there, the others are put there.
+
+    Args:
+        chart: The patient's records.
+        library: Models, signals and policy.
+        computed: Points evaluated before; one that failed is not among them.
+        closed: Points before this time (UTC ns) stay as they were decided; None while all are open.
+    """
+    points = [point for time, point in sorted(computed.items()) if closed is not None and time < closed]
     records = records_of(chart)
     for time, leaves in evaluation_times(chart):
-        if leaves:
-            points.append(Point(time, (), leaves=True))
+        if closed is not None and time < closed:
             continue
-        if time not in computed:
+        if leaves:
+            computed[time] = Point(time, (), leaves=True)
+        elif time not in computed:
+            before = points[-1].risks if points else ()
             try:
-                computed[time] = Point(time, _risks(chart, records, library, time), leaves=False)
-            except FAILURES:
-                computed[time] = Point(time, points[-1].risks if points else (), leaves=False)
+                computed[time] = Point(time, _risks(chart, records, library, time, before), leaves=False)
+            except MemoryError:
+                raise
+            except Exception:
+                # Keeps what the point before decided, and is tried again with the next record.
+                points.append(Point(time, before, leaves=False))
+                continue
         points.append(computed[time])
     return points
 
 
-def _risks(chart: Chart, records: list[Entry], library: Library, at: int) -> tuple[PointRisk, ...]:
+def _risks(
+    chart: Chart, records: list[Entry], library: Library, at: int, before: tuple[PointRisk, ...]
+) -> tuple[PointRisk, ...]:
     records = [record for record in records if record.event_time <= at]
+    # Of a feared drug nothing may count any more; then it must be seen to clear.
+    feared = {risk.drug for risk in before if risk.probability >= library.policy.clear_probability}
     risks = []
-    for drug in drugs_named(records, library):
+    for drug in sorted({*drugs_named(records, library, at), *feared}):
         model = library.drugs[drug]
         if not model.thresholds:
             continue

@@ -53,16 +53,17 @@ class Known:
     flags: tuple[str, ...]
 
 
-def drugs_named(records: Sequence[Entry], library: Library) -> list[str]:
-    """Drugs that doses, regimens or levels speak of, by name."""
-    drugs = set()
-    for record in records:
-        if isinstance(record.content, Dose | Regimen):
-            drugs.add(record.content.drug)
-        if isinstance(record.content, Lab):
-            for model in library.drugs.values():
-                if model.analyte == record.content.analyte:
-                    drugs.add(model.drug)
+def drugs_named(records: Sequence[Entry], library: Library, at: int) -> list[str]:
+    """Drugs of which doses, regimens or levels speak that count at `at` (UTC ns), by name."""
+    drugs = []
+    for model in library.drugs.values():
+        for record in records:
+            content = record.content
+            of_drug = isinstance(content, Dose | Regimen) and content.drug == model.drug
+            of_level = isinstance(content, Lab) and content.analyte == model.analyte
+            if (of_drug or of_level) and record.event_time >= at - int(model.keep_h * NS_PER_HOUR):
+                drugs.append(model.drug)
+                break
     return sorted(drugs)
 
 

@@ -13,7 +13,10 @@ from streams.oracle.acceptance import (
     LATE,
     Chart,
     accept,
+    forget,
+    hour_reached,
     judge,
+    nanoseconds,
     watermark_of,
 )
 from streams.oracle.document import canonical_bytes
@@ -32,13 +35,15 @@ class Patient:
     """One patient, as the oracle follows him.
 
     Attributes:
-        chart: Every winning entry ever accepted.
-        computed: Evaluation points by time, dropped from a changed record's event time on.
+        chart: The winning entries that have not left memory.
+        hour: Last full hour that the watermark has reached since the patient is known.
+        computed: Evaluation points by time, dropped from a changed record's event time on while they are open.
         told: What subscribers know, by episode.
         spells: The episodes now.
     """
 
-    chart: Chart = field(default_factory=dict)
+    chart: Chart = field(default_factory=Chart)
+    hour: int | None = None
     computed: dict[int, Point] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
     spells: list[Spell] = field(default_factory=list)
@@ -106,7 +111,12 @@ class Oracle:
             else:
                 patient = self._patients.setdefault(decoded.patient, Patient())
                 outcome = judge(
-                    patient.chart, decoded.entry, raw.append_time, self._library, backfill=decoded.backfill
+                    patient.chart,
+                    decoded.entry,
+                    raw.append_time,
+                    self._library,
+                    patient.hour,
+                    backfill=decoded.backfill,
                 )
             if isinstance(decoded, Refusal) or outcome in (LATE, FUTURE):
                 self._counts[f"dead_letters.{outcome}"] += 1
@@ -130,9 +140,13 @@ class Oracle:
         old = patient.chart.get(entry.identity)
         accept(patient.chart, entry)
         changed = [one.event_time for one in (old, entry) if one is not None and not one.cancelled]
+        patient.hour = hour_reached(patient.chart, patient.hour)
+        forget(patient.chart, patient.hour, self._library)
+        closed = None if patient.hour is None else patient.hour - nanoseconds(self._library.policy.revise_h)
         for time in [time for time in patient.computed if changed and time >= min(changed)]:
-            del patient.computed[time]
-        points = evaluate(patient.chart, self._library, patient.computed)
+            if closed is None or time >= closed:
+                del patient.computed[time]
+        points = evaluate(patient.chart, self._library, patient.computed, closed)
         patient.spells = spells_of(points, self._library.policy, self._source, name)
         watermark = watermark_of(patient.chart) or 0
         messages = []
@@ -142,4 +156,4 @@ class Oracle:
         return messages
 
     def _document(self, name: str, patient: Patient) -> bytes:
-        return canonical_bytes(name, patient.chart, patient.spells, self._library)
+        return canonical_bytes(name, patient.chart, patient.spells, self._library, patient.hour)

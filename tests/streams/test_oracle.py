@@ -323,7 +323,6 @@ HARD_TO_REMEMBER: dict[str, list[Sent]] = {
 }
 
 
-@pytest.mark.xfail(reason="the pipeline forgets too much, or too little, in each of these", strict=True)
 @pytest.mark.parametrize("story", HARD_TO_REMEMBER)
 def test_what_has_left_memory_changes_nothing_however_the_log_is_split(story: str) -> None:
     log = logged(HARD_TO_REMEMBER[story], append_h=2 * FAR_H)
