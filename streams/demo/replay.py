@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
@@ -34,12 +35,13 @@ def read_partition(consumer: Consumer, topic: str, partition: int) -> Iterator[R
         for message in messages:
             if message.error() is not None:
                 raise RuntimeError(f"{topic}[{partition}]: {message.error()}")
+            headers: Any = message.headers() or ()
             yield RawRecord(
-                offset=message.offset(),
+                offset=message.offset() or 0,
                 append_time=message.timestamp()[1] * NS_PER_MS,
                 key=message.key(),
                 value=message.value(),
-                headers=tuple((name, value) for name, value in message.headers() or ()),
+                headers=tuple((str(name), bytes(value or b"")) for name, value in headers),
             )
         # Transaction markers move the position without a message.
         (where,) = consumer.position([place])
