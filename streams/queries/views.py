@@ -78,6 +78,10 @@ def look(stored: StoredTwin, as_of: AsOf, rules: Rules) -> View:
             "other-version",
             "this twin was stored by another version of the code; run that version, or derive it again: twin rebuild",
         ) from None
+    if document.watermark == 0 and not any(not e.cancelled for e in (*document.entries, *memory.frames)):
+        raise QuestionError(
+            "no-such-twin", "every record of this patient has been cancelled, so nothing is known"
+        )
     unknown = sorted({e.drug for e in document.estimates} - set(rules.library.drugs))
     if unknown:
         raise QuestionError(
@@ -245,7 +249,7 @@ def describe_risks(risks: Sequence[Risk], thresholds: Sequence[Threshold]) -> tu
 def is_stale(as_of: int, last_input: int, drugs: Sequence[str], models: Mapping[str, DrugModel]) -> bool:
     """Whether the last dose or level lies further behind `as_of` than every one of the drugs' limits allows."""
     limits = [models[drug].stale_after_h for drug in drugs if drug in models]
-    return bool(limits) and last_input > 0 and as_of - last_input > max(limits) * NS_PER_HOUR
+    return bool(limits) and last_input != 0 and as_of - last_input > max(limits) * NS_PER_HOUR
 
 
 def stale_reason(last_input: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import redis
 from pydantic import BaseModel
 
-from streams.demo.wire import Sender
+from streams.demo.wire import DemoRecord, Sender
 from streams.embedded import EmbeddedRedis
 from streams.queries.answers import ForecastAnswer, RisksAnswer, TwinAnswer, TwinList
 from streams.serve import create_app
@@ -367,6 +368,17 @@ def test_a_store_that_does_not_answer_is_a_problem_and_a_metric(
         assert browser.get("/livez").status_code == 200
     finally:
         browser.close()
+
+
+def test_patient_whose_every_record_was_cancelled_is_not_known(own: tuple[Filler, Browser]) -> None:
+    filler, browser = own
+    dose = json.loads(ward()[0].value) | {"patient": "p-moved"}
+    cancelled = {k: v for k, v in dose.items() if k != "payload"} | {"revision": 1, "cancelled": True}
+    records = [DemoRecord("p-moved", 0, json.dumps(body).encode()) for body in (dose, cancelled)]
+    filler.apply(records)
+    answer = browser.get("/v1/twins/p-moved")
+    assert problem(answer) == (404, "no-such-twin")
+    assert "cancelled" in answer.json()["detail"]
 
 
 def test_twin_of_another_version_says_so(own: tuple[Filler, Browser], redis_server: EmbeddedRedis) -> None:

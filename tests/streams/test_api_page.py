@@ -1,0 +1,40 @@
+"""docs/api.md tells what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from streams.queries.answers import Counts
+from streams.web.metrics import render_metrics
+from streams.web.problems import KINDS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+
+
+def test_page_lists_every_problem_with_its_status() -> None:
+    told = dict(re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \|", PAGE, re.MULTILINE))
+    assert told == {slug: str(int(kind.status)) for slug, kind in KINDS.items()}
+
+
+def test_page_lists_every_metric_with_its_labels() -> None:
+    counts = Counts(
+        records={"applied": 1},
+        events={"raised": 1},
+        dead_letters={"late": 1},
+        twins={"live": 1},
+        standing={"high": 1},
+        positions={0: 1},
+        waiting={0: {"risk": 1}},
+        seen_s={0: 1.0},
+        fingerprints=("f",),
+    )
+    text = render_metrics(counts, "0" * 64).decode()
+    exposed = {}
+    for name, labels in re.findall(r"^(twin_\w+)(?:\{(.*)\})? ", text, re.MULTILINE):
+        exposed[name] = set(re.findall(r'(\w+)="', labels))
+    told = {
+        name: {label for label in labels.split(",") if label}
+        for name, labels in re.findall(r"^\| `(twin_\w+)(?:\{([\w,]+)\})?` \|", PAGE, re.MULTILINE)
+    }
+    assert told == exposed
