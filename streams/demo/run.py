@@ -38,6 +38,7 @@ from twinstate.digest import digest_of
 GROUP = "demo"
 CONFIG = Path("config")
 PATIENCE_S = 300.0
+METRIC_WORDS = {"auc24": "AUC24", "concentration": "peak", "effect_rise": "rise"}
 
 
 class DemoError(RuntimeError):
@@ -79,7 +80,7 @@ def run_demo(seed: int = 1, *, serve: bool = False, as_json: bool = False) -> in
     Returns:
         Exit status: 0, or 1 when the stored twins are not the oracle's.
     """
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, width=None if sys.stdout.isatty() else 160)
     with staged(Path("build") / "demo", console) as stage:
         records = demo_records(seed)
         heard = Subscriber(stage, console)
@@ -262,13 +263,17 @@ class Subscriber:
 def event_line(event: dict[str, Any]) -> str:
     """One risk event as one line for people."""
     colour = {"raised": "red", "updated": "yellow", "cleared": "green", "retracted": "cyan"}[event["type"]]
-    forecast = event["forecast"]
     status = " (limit unverified)" if event["threshold_status"] == "R" else ""
+    # What is a millionth of the limit is nothing to a person.
+    median, low, high = (
+        f"{value if abs(value) > 1e-6 * event['limit'] else 0.0:.3g}"
+        for value in (event["forecast"][name] for name in ("median", "low", "high"))
+    )
     return (
         f"[{colour}]{event['type']:>9}[/] {event['evaluated'][:16].replace('T', ' ')} {event['patient']}: "
-        f"{event['drug']} {event['metric']} > {event['limit']:g} {event['unit']}{status}, {event['severity']}, "
-        f"P = {event['probability']:.2f}, expected {forecast['median']:.3g} "
-        f"({forecast['low']:.3g} to {forecast['high']:.3g}) within {event['horizon_h']:g} h"
+        f"{event['drug']} {METRIC_WORDS.get(event['metric'], event['metric'])} > {event['limit']:g} {event['unit']}"
+        f"{status}, {event['severity']}, P = {event['probability']:.2f}, "
+        f"expected {median} ({low} to {high}) within {event['horizon_h']:g} h"
     )
 
 
@@ -330,7 +335,7 @@ def summarise(
 
 def show(summary: dict[str, Any], console: Console) -> None:
     """The summary for people."""
-    records = Table("records", "", title=None, show_header=False)
+    records = Table("records", "", show_header=False)
     for name, n in summary["records"].items():
         records.add_row(name.replace("_", "-"), str(n))
     for state, n in summary["twins"].items():
