@@ -95,12 +95,19 @@ class Crew:
             processor.offer(batch)
 
     async def assigned(self, partitions: frozenset[int], generation: int) -> None:
-        """Hold exactly these partitions; one that stays acquires again and may keep its memory."""
+        """Hold exactly these partitions; one that stays acquires again and may keep its memory.
+
+        Faust may call this twice in a generation: what it fetched between is dropped, so the second time is a seek.
+        """
+        again = generation == self.generation
         self.generation = generation
         await self._retire(self.processors.keys() - partitions)
         for partition in sorted(partitions):
             if partition in self.processors:
-                self.processors[partition].renew()
+                if again:
+                    self.processors[partition].rewind()
+                else:
+                    self.processors[partition].renew()
                 continue
             processor = self._make_processor(partition, self)
             self.processors[partition] = processor
@@ -118,7 +125,8 @@ class Crew:
         """
         self._resting = True
         try:
-            await asyncio.wait_for(self.still_mine(), ASK_WITHIN_S)
+            async with asyncio.timeout(ASK_WITHIN_S):
+                await self.still_mine()
         except (StoreUnavailableError, TimeoutError):
             return
         except InstanceTakenError as error:

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -60,6 +61,13 @@ class Fetched(NamedTuple):
     begin: int
     end: int
     records: tuple[RawRecord, ...]
+
+
+class Call(Enum):
+    """What is put between batches."""
+
+    RENEW = "acquire again"
+    REWIND = "seek again"
 
 
 class Intake(Protocol):
@@ -161,7 +169,7 @@ class PartitionProcessor:
         self._publisher = publisher
         self._make_claim = make_claim
         self._still_mine = still_mine
-        self._inbox: asyncio.Queue[Fetched | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Fetched | Call] = asyncio.Queue()
         self._position = -1
         self._seeks = -1
         self._lease: Lease | None = None
@@ -174,7 +182,11 @@ class PartitionProcessor:
 
     def renew(self) -> None:
         """Acquire again: the group has a new generation, and the partition stayed here."""
-        self._inbox.put_nowait(None)
+        self._inbox.put_nowait(Call.RENEW)
+
+    def rewind(self) -> None:
+        """Seek again to where the store stands: what was fetched since may have been dropped."""
+        self._inbox.put_nowait(Call.REWIND)
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -204,7 +216,7 @@ class PartitionProcessor:
 
     def _publisher_ended(self, publishing: asyncio.Task[None]) -> None:
         if not publishing.cancelled():
-            self._inbox.put_nowait(None)  # wakes `_work`
+            self.renew()
 
     async def _acquire(self, pipeline: Pipeline) -> Lease:
         async def attempt() -> Lease:
@@ -256,14 +268,18 @@ class PartitionProcessor:
                 publishing.result()
                 raise FencedError("the publisher's transactional id, or its lease")
             try:
-                batch = await asyncio.wait_for(self._inbox.get(), LOST_AFTER_S)
+                async with asyncio.timeout(LOST_AFTER_S):
+                    batch = await self._inbox.get()
             except TimeoutError:
                 if self.owed:
                     self._log.warning("batch lost on the way", position=self._position)
                     await self._seek(self._position)
                 continue
-            if batch is None:
+            if batch is Call.RENEW:
                 return
+            if batch is Call.REWIND:
+                await self._seek(self._position)
+                continue
             if batch.seeks != self._seeks:
                 continue
             self.owed = max(0, self.owed - 1)

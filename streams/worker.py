@@ -114,7 +114,8 @@ async def _run(settings: Settings, observe: Callable[[Crew], None] | None) -> in
     # What is in work is given up: it was not applied, and whoever comes next computes the same.
     await crew.stop()
     try:
-        await asyncio.wait_for(app.stop(), STOPS_WITHIN_S)
+        async with asyncio.timeout(STOPS_WITHIN_S):
+            await app.stop()
     except TimeoutError:
         log.warning("Faust does not stop in time, leaving it")
     running.cancel()

@@ -316,7 +316,8 @@ class BatchConsumer(driver.Consumer):
         if not positions or self._assigned is None:
             return False
         try:
-            await asyncio.wait_for(self._thread.inside(self._thread.hint(positions)), ANSWER_WITHIN_S)
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await self._thread.inside(self._thread.hint(positions))
         except (KafkaError, TimeoutError) as error:
             self.log.info("offsets not committed, which costs nothing: %r", error)
             return False
@@ -333,7 +334,8 @@ class BatchConsumer(driver.Consumer):
 
     async def _asked(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            return await asyncio.wait_for(self._thread.inside(work), ANSWER_WITHIN_S)
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await self._thread.inside(work)
         except (KafkaError, TimeoutError) as error:
             raise IntakeError(f"Kafka does not answer: {error!r}") from error
 

@@ -10,9 +10,11 @@ Risk goes first, and dead letters in small transactions of their own: poison del
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -55,6 +57,7 @@ FENCED_CODES = (
 )
 
 log = structlog.get_logger()
+LIBRARY_LOG = logging.getLogger("librdkafka")
 
 
 class PublishError(Exception):
@@ -195,10 +198,10 @@ class PartitionPublisher:
             if moved:
                 wait.rounds = 0
                 continue
-            try:
-                await asyncio.wait_for(self._awake.wait(), LOOK_EVERY_S)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes with the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._awake.wait()
 
     async def _move(
         self,
@@ -276,8 +279,9 @@ class _Link:
                 "message.timeout.ms": self._timeout_ms,
                 "message.max.bytes": LARGEST_MESSAGE,
                 "linger.ms": 0,
-                "log_level": 0,
-            }
+                "log_level": 2,
+            },
+            logger=LIBRARY_LOG,
         )
         _checked(lambda producer: producer.init_transactions(ANSWER_WITHIN_S), self._producer)
 
