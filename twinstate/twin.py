@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from twinstate.drug import DrugModel
-from twinstate.errors import CovariateError, MathsError
+from twinstate.errors import CovariateError
 from twinstate.estimate import DrugEstimate, assumption, estimate_drug, horizon_of
 from twinstate.history import Entry, Window
 from twinstate.library import Library
@@ -29,7 +29,7 @@ from twinstate.risk.episodes import (
     tell_story,
 )
 from twinstate.therapy import drugs_of, therapy_at, until
-from twinstate.timeline import Outcome, TimeRules, Timeline, Verdict, WindowKey, hour_end
+from twinstate.timeline import Outcome, Timeline, TimeRules, Verdict, WindowKey, hour_end
 from twinstate.types import NS_PER_HOUR
 
 FORMAT = 1

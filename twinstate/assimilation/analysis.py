@@ -14,7 +14,7 @@ from twinstate.assimilation.linear import (
     symmetrise,
     times_transposed,
 )
-from twinstate.types import kernel
+from twinstate.kernels import kernel
 
 Floats = NDArray[np.float64]
 

@@ -30,9 +30,9 @@ from twinstate.assimilation.windows import Readings, readings_of
 from twinstate.drug import Channel
 from twinstate.errors import MathsError
 from twinstate.history import Window
+from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import solve_points
-from twinstate.types import kernel
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -24,7 +24,7 @@ from twinstate.assimilation.channel_model import (
 )
 from twinstate.assimilation.normal import cumulative
 from twinstate.assimilation.summary import Chance
-from twinstate.types import kernel
+from twinstate.kernels import kernel
 
 Floats = NDArray[np.float64]
 

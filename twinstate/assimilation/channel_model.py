@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate.drug import Channel
-from twinstate.types import kernel
+from twinstate.kernels import kernel
 
 Floats = NDArray[np.float64]
 

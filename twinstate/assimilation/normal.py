@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from twinstate.types import kernel
+from twinstate.kernels import kernel
 
 LOG_SQRT_TWO_PI = 0.9189385332046727
 # Below this the distribution function is taken from its asymptotic series; erfc underflows at -38.

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from twinstate.assimilation.linear import root, solve_lower_transposed
 from twinstate.assimilation.normal import LOG_SQRT_TWO_PI, log_cumulative
+from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
-from twinstate.types import kernel
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from twinstate.errors import LibraryError
 
-# Of the whole file; `bench/make_points.py` prints it.
+# Of the whole file; `bench/_make_points.py` prints it.
 SHA256 = "dc55189c5d1f2bc76d282661928fcbf651ee00225a608a7a24784bd91291cc3f"
 FEWEST_POINTS = 256
 MOST_POINTS = 4096
@@ -31,14 +31,14 @@ def normal_points() -> NDArray[np.float64]:
         LibraryError: The table is not the one this code was written for.
 
     References:
-        Owen (1998), J. Complexity 14:466-489 (scrambling); made by `bench/make_points.py`.
+        Owen (1998), J. Complexity 14:466-489 (scrambling); made by `bench/_make_points.py`.
     """
     content = files("twinstate.assimilation").joinpath("points.npy").read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
         raise LibraryError(
             f"twinstate/assimilation/points.npy has SHA-256 {found}, not {SHA256}: every refined estimate "
-            "would change. Restore the file from the repository, or regenerate it with bench/make_points.py."
+            "would change. Restore the file from the repository, or regenerate it with bench/_make_points.py."
         )
     table: NDArray[np.float64] = np.ascontiguousarray(np.load(io.BytesIO(content), allow_pickle=False))
     table.setflags(write=False)

@@ -29,10 +29,10 @@ from twinstate.assimilation.observation import (
     log_level,
 )
 from twinstate.errors import MathsError
+from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
-from twinstate.types import kernel
 
 __all__ = ["STATUS", "Fit", "Gaussian", "Labs", "Residual", "assimilate_record", "fit_record"]
 

@@ -19,10 +19,10 @@ from twinstate.assimilation.points import FEWEST_POINTS, MOST_ETAS, MOST_POINTS,
 from twinstate.assimilation.record import Gaussian
 from twinstate.assimilation.summary import Chance, chance_above, predictive_quantiles, weighted_quantile
 from twinstate.errors import MathsError
+from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
-from twinstate.types import kernel
 
 __all__ = [
     "Chance",
@@ -223,7 +223,7 @@ def refine(
     if etas > MOST_ETAS:
         raise MathsError(
             f"The model has {etas} etas, the table of points columns for {MOST_ETAS}: regenerate the "
-            "table with more columns (bench/make_points.py)."
+            "table with more columns (bench/_make_points.py)."
         )
     table = normal_points()
     if labs.time_h.size == 0:

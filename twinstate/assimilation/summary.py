@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from twinstate.assimilation.normal import cumulative
 from twinstate.assimilation.observation import Residual
-from twinstate.types import kernel
+from twinstate.kernels import kernel
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.types import kernel
+from twinstate.kernels import kernel
 
 Floats = NDArray[np.float64]
 

@@ -15,6 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstate.kernels import kernel
 from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, Course
 from twinstate.pk.schedule import (
     ABSORPTION_RATE,
@@ -29,7 +30,6 @@ from twinstate.pk.schedule import (
     set_parameters,
 )
 from twinstate.pk.steps import absorbed, held, held_under_absorption, held_under_infusion
-from twinstate.types import kernel
 
 Floats = NDArray[np.float64]
 NEVER = math.inf

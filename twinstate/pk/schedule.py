@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstate.kernels import kernel
 from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
 from twinstate.pk.disposition import dispose
-from twinstate.types import kernel
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

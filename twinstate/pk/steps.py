@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from twinstate.types import kernel
+from twinstate.kernels import kernel
 
 # Below this size a difference is taken from its series; above it the quotient loses less than a digit or two.
 SERIES_BELOW = 0.1

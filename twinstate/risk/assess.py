@@ -17,7 +17,6 @@ from twinstate.drug import Threshold
 from twinstate.errors import MathsError
 from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook
 
-
 Metric = Callable[[Outlook, Threshold], "Risk"]
 
 
@@ -89,7 +88,9 @@ def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
     """How far the drug lifts the signal, whatever the baseline: the highest rise ahead, in the signal's unit."""
     channel = outlook.therapy.model.channel
     if channel is None or outlook.channel is None:
-        raise MathsError(f"{outlook.therapy.model.model} explains no signal, so {threshold.name} cannot be assessed")
+        raise MathsError(
+            f"{outlook.therapy.model.model} explains no signal, so {threshold.name} cannot be assessed"
+        )
     cloud = outlook.fit.cloud
     peak = peak_concentration(outlook, threshold.horizon_h)
     asked = (outlook.channel, channel.ec50_mg_L, peak, cloud.weights)

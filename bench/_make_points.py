@@ -1,4 +1,4 @@
-"""Regenerate the refinement's table of normal points with `python bench/make_points.py`.
+"""Regenerate the refinement's table of normal points with `python bench/_make_points.py`.
 
 Question answered: where do the bytes of `twinstate/assimilation/points.npy` come from? From SciPy's Sobol
 sequence, scrambled once with the seed below and mapped to standard normal by the inverse distribution

@@ -1,0 +1,52 @@
+"""The decorator every compiled kernel wears.
+
+Kernels stand in `pk` and `assimilation`. Compiled code is kept in a folder named after the sources of both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numba
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _kernel_cache() -> str:
+    """Where compiled kernels live: a folder named after the sources of `pk` and `assimilation`, where kernels are.
+
+    Numba looks only at the file a kernel stands in, not at the kernels it calls in other files: compiled code
+    would outlive a change of those. Here a changed source makes a new folder.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted([Path(__file__), *package.glob("pk/*.py"), *package.glob("assimilation/*.py")]):
+        digest.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes())
+    return str(package / "__pycache__" / f"kernels-{digest.hexdigest()[:16]}")
+
+
+_KERNEL_CACHE = _kernel_cache()
+
+
+def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile one patient's arithmetic with numba.
+
+    Plain loops, one patient at a time: the bits of a result cannot depend on who shares its batch. `fastmath`
+    and `parallel` stay off for the same reason, and the lock of the interpreter is released so that the
+    worker's event loop keeps beating while a twin is refitted.
+    """
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+    # Tests that check shapes wrap every function first; numba needs the plain one.
+    plain = inspect.unwrap(function)
+    settings: Any = numba.config
+    elsewhere, settings.CACHE_DIR = settings.CACHE_DIR, _KERNEL_CACHE
+    try:
+        compiled: Callable[_P, _R] = numba.njit(**options)(plain)
+    finally:
+        settings.CACHE_DIR = elsewhere
+    return compiled
