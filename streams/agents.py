@@ -12,6 +12,16 @@ from streams.partition import Fetched
 
 # isort: split
 import faust
+from faust.tables.manager import TableManager
+
+
+class NoTables(TableManager):
+    """Faust starts a second later, waiting for tables to be declared: here are none, and a takeover should be fast."""
+
+    async def on_start(self) -> None:
+        """Start without the wait."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class WorkerApp(faust.App):
@@ -46,6 +56,7 @@ def build_app(options: ConsumerOptions, partitions: int, crew: Crew) -> WorkerAp
         broker_heartbeat_interval=options.heartbeat_interval_s,
         broker_commit_interval=1.0,
         worker_redirect_stdouts=False,
+        TableManager=NoTables,
     )
     app.transport = BatchTransport(app, options, crew)
     register_agents(app, options.topic, crew)

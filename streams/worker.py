@@ -228,8 +228,7 @@ async def _wait_for_servers(settings: Settings, topics: Topics, store: RedisStor
         await store.check()
         await store.claim_instance(settings.kafka.instance_id, owner)
 
-    await _until_there("Kafka", kafka)
-    await _until_there("Redis", redis)
+    await asyncio.gather(_until_there("Kafka", kafka), _until_there("Redis", redis))
 
 
 def _missing_topics(connection: Mapping[str, str], topics: Topics) -> list[str]:

@@ -33,6 +33,7 @@ import faust
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
+from faust.tables.manager import TableManager
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
@@ -62,6 +63,8 @@ EXPECTED: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (FaustConsumer, "on_partitions_assigned", ("self", "assigned", "generation_id")),
     (driver.AIOKafkaConsumerThread, "_create_worker_consumer", ("self", "transport")),
     (driver.AIOKafkaConsumerThread, "_ensure_consumer", ("self",)),
+    (TableManager, "on_start", ("self",)),
+    (TableManager, "_update_channels", ("self",)),
 )
 
 
