@@ -32,14 +32,14 @@ OVERDOSE_AUC24 = {Story.OVERDOSE: 850.0, Story.FALLING_KIDNEYS: 1000.0}  # at le
 # A prescriber's aim at steady state, mg*h/L; before the kidneys fail, the middle of the range 400 to 600.
 AIMED_AUC24 = {Story.ORDINARY: 400.0, Story.OVERDOSE: 400.0, Story.FALLING_KIDNEYS: 500.0}
 # How much earlier a typical patient on the same doses crosses the limit than the patient himself, h.
-WARNING_H = {Story.OVERDOSE: 2.0, Story.FALLING_KIDNEYS: 18.0}
+WARNING_H = {Story.OVERDOSE: 2.0, Story.FALLING_KIDNEYS: 14.0}
 STEP_MG = 250.0
 STEP_H = 1.0 / 12.0
 MOST_SD = 1.3  # etas are drawn within this many standard deviations, clearance's within these:
 CLEARANCE_SD = {
     Story.ORDINARY: (-MOST_SD, MOST_SD),
     Story.OVERDOSE: (0.0, 0.8),
-    Story.FALLING_KIDNEYS: (0.2, 1.0),
+    Story.FALLING_KIDNEYS: (0.4, 0.9),
 }
 # The same of a level's noise, so that a test of the twin is not one of an unlucky assay.
 MOST_NOISE_SD = {Story.ORDINARY: 1.3, Story.OVERDOSE: 1.0, Story.FALLING_KIDNEYS: 1.0}
@@ -199,7 +199,7 @@ def draw_stay(dice: Dice, story: Story) -> Stay:
     )
     falling = story is Story.FALLING_KIDNEYS
     baseline = math.exp(math.log(0.95) + 0.2 * dice.normal(-1.5, 1.5 if falling else 2.0))
-    length_h = 144.0 if falling else float(dice.whole(66, 84))
+    length_h = 168.0 if falling else float(dice.whole(66, 84))
     creatinine_h = np.arange(0.0, length_h, 12.0 if falling else 24.0)
     course = (
         1.0 + 3.2 * np.clip((creatinine_h - 18.0) / 36.0, 0.0, 1.0) if falling else np.ones(len(creatinine_h))

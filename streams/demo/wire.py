@@ -31,6 +31,9 @@ class DemoRecord(NamedTuple):
 class Sender(NamedTuple):
     """Who speaks about whom: what every record of one patient shares.
 
+    An id is made unique within the source by the pseudonym, as a hospital's order numbers are: a record sent for the
+    wrong patient must not meet one of his own. A frame's id is unique by its device.
+
     Attributes:
         patient: Pseudonym.
         source: Sending system.
@@ -100,7 +103,7 @@ class Sender(NamedTuple):
     def _record(self, kind: str, at: int, id: str, payload: Mapping[str, Any]) -> DemoRecord:
         body = {
             "schema": SCHEMA,
-            "id": id,
+            "id": id if kind == "wearable" else f"{self.patient}.{id}",
             "patient": self.patient,
             "kind": kind,
             "event_time": moment(at),
