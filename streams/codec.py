@@ -319,7 +319,9 @@ class Decoder:
     def _route(self, route: str, model: DrugModel, place: str) -> str:
         if route not in model.routes:
             known = " or ".join(model.routes)
-            raise _Refused("unsupported_route", f"{place} is {route}; {model.model} describes {known} doses only")
+            raise _Refused(
+                "unsupported_route", f"{place} is {route}; {model.model} describes {known} doses only"
+            )
         return route
 
     def _bounded(self, number: float, bounds: Bounds | None, unit: str, place: str) -> float:

@@ -56,9 +56,13 @@ def main(arguments: list[str]) -> int:
     wanted = schema_files()
     if "--check" in arguments:
         present = {p.name: p.read_text() for p in DIRECTORY.glob("*.json")}
-        stale = sorted(name for name in wanted.keys() | present.keys() if wanted.get(name) != present.get(name))
+        stale = sorted(
+            name for name in wanted.keys() | present.keys() if wanted.get(name) != present.get(name)
+        )
         for name in stale:
-            sys.stderr.write(f"{DIRECTORY / name} is not what streams/records.py says; run python -m streams.schemas\n")
+            sys.stderr.write(
+                f"{DIRECTORY / name} is not what streams/records.py says; run python -m streams.schemas\n"
+            )
         return 1 if stale else 0
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     for name, text in wanted.items():

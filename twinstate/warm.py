@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from twinstate.assimilation.channel import assimilate_windows
+from twinstate.assimilation.channel_forecast import chance_of_rise, forecast_channel, rise_quantiles
+from twinstate.assimilation.channel_model import channel_model
 from twinstate.assimilation.record import Labs, Residual, assimilate_record
 from twinstate.assimilation.refine import predictive_quantiles, refine, weighted_quantile
+from twinstate.drug import Channel, Rhythm
+from twinstate.history import Window
 from twinstate.pk.course import Course
-from twinstate.pk.exposure import auc_over, highest_trailing_auc, time_above
 from twinstate.pk.propagate import solve, solve_points
 
 
 def warm() -> None:
-    """Run every compiled path of the maths on a tiny patient: one dose, a measured and a censored level."""
+    """Run every compiled path on a tiny patient: one dose, a measured and a censored level, two windows."""
     log_typical = np.log(np.array([[4.0, 50.0, 5.0, 40.0, 1.0, 0.5, 1.0, 1.0]]))
     eta_index = np.array([0, 1, -1, -1, -1, -1, -1, -1], dtype=np.int64)
     nought = np.zeros(1)
@@ -37,14 +41,21 @@ def warm() -> None:
         levels = Labs(labs.time_h[:count], labs.value_mg_L[:count], labs.censored[:count])
         gaussian = assimilate_record(course, levels, prior, residual)
         cloud = refine(course, levels, prior, residual, gaussian)
-    concentration, area = solve_points(course, cloud.points, labs.time_h)
+    concentration, _ = solve_points(course, cloud.points, labs.time_h)
     solve(course, cloud.points[0], labs.time_h)
-    auc_over(area, labs.time_h, 4.0, 30.0)
-    highest_trailing_auc(area, labs.time_h, 24.0, 4.0)
-    time_above(concentration, labs.time_h, 1.0)
     at_last = np.ascontiguousarray(concentration[:, 1])
     weighted_quantile(at_last, cloud.weights, 0.5)
     predictive_quantiles(at_last, cloud.weights, residual, np.array([0.5]))
+    windows = [Window(index, 1, 400, 160_000, ((400, 1),), 0) for index in range(2)]
+    daily, shorter = Rhythm(24.0, 0.01, 8.0), Rhythm(6.0, 0.005, 4.0)
+    channel = Channel(
+        "signal", "ms", 400.0, 0.04, (daily, shorter), 30.0, 0.3, 4.0, 0.015, 2.0, 0.7, 72.0, {}
+    )
+    at = np.array([1.0])
+    (state,) = assimilate_windows(windows, 1.0, channel, course, cloud.mean, cloud.covariance, at)
+    chance_of_rise(state, channel.ec50_mg_L, at_last, cloud.weights, 30.0)
+    rise_quantiles(state, channel.ec50_mg_L, at_last, cloud.weights, np.array([0.5]))
+    forecast_channel(state, channel_model(channel), concentration, cloud.weights, labs.time_h)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from twinstate.pk.course import STRUCTURAL_PARAMETERS, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.risk.assess import Interval
 from twinstate.twin import FORMAT, StandingEpisode, TwinDocument, encode
-from twinstate.types import NS_PER_HOUR, hours
+from twinstate.types import hours
 
 NORMAL_95 = 1.6448536269514722  # standard normal quantile at 0.95
 UNITS = {

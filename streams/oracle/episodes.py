@@ -10,7 +10,7 @@ from typing import NamedTuple
 from streams.oracle.acceptance import Chart, absences, frames_of, hour_end, records_of, watermark_of
 from streams.oracle.exposure import expose, horizon_of, risk_of
 from streams.oracle.known import drugs_named, heard, know
-from twinstate.errors import CovariateError, MathsError
+from twinstate.errors import CovariateError
 from twinstate.history import Entry
 from twinstate.library import Library
 from twinstate.policy import Policy
