@@ -101,7 +101,8 @@ def look(stored: StoredTwin, as_of: AsOf, rules: Rules) -> View:
             f"as_of lies after the patient's watermark {text(watermark)}, up to which records have come; "
             "ask for the forecast instead, or leave as_of out",
         )
-    if moment < watermark - times.revise:
+    # What left memory when the watermark stood highest stays gone.
+    if moment < max(watermark, memory.highest or watermark) - times.revise:
         raise QuestionError(
             "as-of-forgotten",
             f"as_of lies more than {times.revise / NS_PER_HOUR / 24:g} days before the watermark {text(watermark)}; "

@@ -31,6 +31,7 @@ from tests.integration.operators import (
     VOLUNTEER,
     Filler,
     at,
+    overdosed,
     theophylline,
     ward,
 )
@@ -181,14 +182,15 @@ def test_risks_and_twins_put_the_highest_first(asking: Line) -> None:
 
 
 def test_trace_tells_what_became_of_a_record(filled: Filler, asking: Line) -> None:
-    answer = asking.json("trace", "order-1")
+    order = json.loads(overdosed()[1].value)["id"]
+    answer = asking.json("trace", order)
     arrival = answer["arrivals"][0]
     assert (arrival["outcome"], arrival["kind"], arrival["patient"]) == ("applied", "regimen", OVERDOSED)
     assert answer["held"][0]["revision"] == 0
-    shown = asking("trace", "order-1", "--patient", OVERDOSED)
+    shown = asking("trace", order, "--patient", OVERDOSED)
     assert "applied" in shown
     assert "What the twin holds" in shown
-    assert asking.json("trace", "order-1", "--patient", VOLUNTEER, status=1)["held"] == []
+    assert asking.json("trace", order, "--patient", VOLUNTEER, status=1)["held"] == []
     assert "name the patient" in asking("trace", "never-sent", status=1)
 
 
