@@ -62,10 +62,12 @@ class Heard(NamedTuple):
     Attributes:
         windows: Those that count, one for each index.
         resolution: The signal's step, in its unit.
+        device_sd: Published SD of one sample, in the signal's unit; None where unknown.
     """
 
     windows: Sequence[Window]
     resolution: float
+    device_sd: float | None
 
 
 class Outlook(NamedTuple):
@@ -164,6 +166,7 @@ def _follow_channel(therapy: Therapy, fit: Fit, heard: Heard) -> ChannelState | 
         fit.cloud.mean,
         fit.cloud.covariance,
         np.array([hours(therapy.as_of)], dtype=np.float64),
+        heard.device_sd,
     )
     return state
 

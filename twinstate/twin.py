@@ -257,11 +257,11 @@ class Twin:
 
     def _heard(self, model: DrugModel, library: Library, as_of: int, *, whole: bool) -> Heard:
         if model.channel is None:
-            return Heard((), 1.0)
+            return Heard((), 1.0, None)
         signal = library.signals[model.channel.signal]
         keep = int(model.channel.keep_h * NS_PER_HOUR)
         counted = self.timeline.counted_windows(signal.slug, as_of, keep, whole=whole)
-        return Heard(tuple(counted.values()), signal.resolution)
+        return Heard(tuple(counted.values()), signal.resolution, signal.device_sd)
 
     def _state(self, estimates: tuple[DrugEstimate, ...], failure: str) -> tuple[str, tuple[str, ...]]:
         if failure:

@@ -91,10 +91,17 @@ def expose(
         raise MathsError(f"the simulated exposure of {model.model} is not finite")
     channel = None
     if model.channel is not None:
-        resolution = library.signals[model.channel.signal].resolution
+        signal = library.signals[model.channel.signal]
         instant = np.array([now], dtype=np.float64)
         [channel] = assimilate_windows(
-            windows, resolution, model.channel, known.given, cloud.mean, cloud.covariance, instant
+            windows,
+            signal.resolution,
+            model.channel,
+            known.given,
+            cloud.mean,
+            cloud.covariance,
+            instant,
+            signal.device_sd,
         )
     return Exposure(gaussian, cloud, [times_h.index(time) for time in grid_h], concentration, auc, channel)
 

@@ -277,6 +277,7 @@ def assimilate_windows(
     eta_mean: Floats,
     eta_covariance: Floats,
     end_h: Floats,
+    device_sd: float | None = None,
 ) -> tuple[ChannelState, ...]:
     """Estimate a channel from its windows, as of several times under one lab posterior.
 
@@ -288,6 +289,7 @@ def assimilate_windows(
         eta_mean: Lab posterior's mean, (eta,).
         eta_covariance: Its covariance, (eta, eta).
         end_h: Times asked about, ascending, hours since 1970, (ends,); a window counts from its end on.
+        device_sd: Published SD of one sample of the device, in the signal's unit; None where unknown.
 
     Returns:
         One state for each time asked about; a pure function of the arguments.
@@ -296,9 +298,8 @@ def assimilate_windows(
         MathsError: The estimate is not finite.
     """
     model = channel_model(channel)
-    return assimilate_model(
-        model, readings_of(windows, resolution, model.scatter_sd), course, eta_mean, eta_covariance, end_h
-    )
+    readings = readings_of(windows, resolution, model.scatter_sd, device_sd)
+    return assimilate_model(model, readings, course, eta_mean, eta_covariance, end_h)
 
 
 def assimilate_model(

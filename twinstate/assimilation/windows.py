@@ -30,6 +30,10 @@ NORMAL_SD_OVER_MAD = 1.482602218505602
 MEDIAN_OVER_MEAN = math.pi / 2
 
 
+# Fewer samples than these have no spread to speak of.
+LEAST_TO_SHOW_SPREAD = 3
+
+
 class Summary(NamedTuple):
     """What a window says, in the channel's unit.
 
@@ -163,23 +167,33 @@ def summarise(window: Window, resolution: float) -> Summary:
     )
 
 
-def readings_of(windows: Iterable[Window], resolution: float, scatter_sd: float) -> Readings:
+def readings_of(
+    windows: Iterable[Window], resolution: float, scatter_sd: float, device_sd: float | None = None
+) -> Readings:
     """One reading a window: its median, and how far that scatters.
 
-    A window's own robust SD counts when it is larger than `scatter_sd`: a noisier device is trusted less.
+    A window's own robust SD counts when it is larger than `scatter_sd`: a noisier device is trusted less. One or two
+    samples show no spread of their own; then the published spread of the device counts.
 
     Args:
         windows: Merged, one for each index, in any order.
         resolution: The signal's step, in its unit.
         scatter_sd: Least SD of one sample within its window, in the signal's unit.
+        device_sd: Published SD of one sample against a reference, in the signal's unit; None where unknown.
     """
+    unseen_sd = max(scatter_sd, device_sd or 0.0)
     ordered = sorted(windows, key=lambda window: window.index)
     said = [summarise(window, resolution) for window in ordered]
     usable = [s.samples > 0 and not s.flat_line and not s.mostly_artefact for s in said]
     begin = [window_start_h(window.index) for window in ordered]
     end = [window_start_h(window.index + 1) for window in ordered]
     scatter = [
-        max(scatter_sd, s.robust_sd) ** 2 * (MEDIAN_OVER_MEAN if s.samples > 2 else 1.0) / s.samples
+        (
+            max(scatter_sd, s.robust_sd) ** 2 * MEDIAN_OVER_MEAN
+            if s.samples >= LEAST_TO_SHOW_SPREAD
+            else unseen_sd**2
+        )
+        / s.samples
         + resolution**2 / 12.0
         if s.samples
         else math.nan

@@ -18,6 +18,7 @@ from twinstate.assimilation.windows import (
     add_window,
     fold_frame,
     merge_windows,
+    readings_of,
     remove_window,
     summarise,
 )
@@ -163,3 +164,13 @@ def test_what_was_never_added_cannot_be_taken_out() -> None:
     (other,) = minutes(401.0)
     with pytest.raises(ValueError, match="never in it"):
         remove_window(one, other)
+
+
+def test_one_lone_reading_is_trusted_no_more_than_the_device_is_known_for() -> None:
+    start = 1_770_000_000 * 1_000_000_000 // WINDOW_NS * WINDOW_NS
+    lone = fold([(410.0, start)])
+    several = fold([(410.0 + step, start + step) for step in range(5)])
+    spread = 33.0
+    for windows, least in ((lone, spread**2), (several, 0.0)):
+        (scatter,) = readings_of(windows, 1.0, 2.0, spread).scatter
+        assert (scatter > spread**2 / 2) == (least > 0)
