@@ -33,6 +33,7 @@ from streams.demo.plan import REAL_DRUGS, DemoRecord, demo_records
 from streams.embedded import EmbeddedKafka, EmbeddedRedis, Process, ProcessGroup
 from streams.embedded.ports import free_ports
 from streams.forecasts import score_forecasts
+from streams.rounding import chance, span
 from twinstate.digest import digest_of
 
 GROUP = "demo"
@@ -266,14 +267,15 @@ def event_line(event: dict[str, Any]) -> str:
     status = " (limit unverified)" if event["threshold_status"] == "R" else ""
     # What is a millionth of the limit is nothing to a person.
     median, low, high = (
-        f"{value if abs(value) > 1e-6 * event['limit'] else 0.0:.3g}"
+        value if abs(value) > 1e-6 * event["limit"] else 0.0
         for value in (event["forecast"][name] for name in ("median", "low", "high"))
     )
+    probability = chance(event["probability"])
     return (
         f"[{colour}]{event['type']:>9}[/] {event['evaluated'][:16].replace('T', ' ')} {event['patient']}: "
         f"{event['drug']} {METRIC_WORDS.get(event['metric'], event['metric'])} > {event['limit']:g} {event['unit']}"
-        f"{status}, {event['severity']}, P = {event['probability']:.2f}, "
-        f"expected {median} ({low} to {high}) within {event['horizon_h']:g} h"
+        f"{status}, {event['severity']}, P {probability if probability[0] in '<>' else f'= {probability}'}, "
+        f"expected {span(median, low, high)} within {event['horizon_h']:g} h"
     )
 
 
