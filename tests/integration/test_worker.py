@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from streams.adapters.redis_store import PartitionKeys
 from streams.adapters.topics import Topics, create_topics, read_topics
@@ -288,6 +288,35 @@ def test_full_outbox_slows_the_intake_and_loses_nothing(ward: Ward) -> None:
     ward.send(2_000)
     ward.settle()
     ward.check()
+
+
+def test_dead_letters_that_cannot_be_published_hold_no_risk_back(ward: Ward) -> None:
+    ward.worker()
+    ward.send(40)
+    ward.settle()
+    dead_letters, risk = ward.topics.names.dead_letters, ward.topics.names.risk
+    limit = ward.topics.settings["max.message.bytes"]
+    set_topic(ward, dead_letters, "max.message.bytes", "2000")
+    producer = ward.producer()
+    for partition in range(ward.topics.partitions):
+        producer.produce(ward.topics.names.records, key="p", value=b"x" * 10_000, partition=partition)
+    producer.flush(10)
+    ward.send(800)
+    wait_until(lambda: ward.waiting() == ward.topics.partitions, 20, "risk published", ward.workers)
+    events = sum(len(ward.read(risk, partition)) for partition in range(ward.topics.partitions))
+    assert events == (40 + 800) // len(PATIENTS) // 10 * len(PATIENTS)
+    set_topic(ward, dead_letters, "max.message.bytes", limit)
+    ward.settle()
+    ward.check()
+
+
+def set_topic(ward: Ward, topic: str, key: str, value: str) -> None:
+    """Change one setting of a topic."""
+    entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+    admin = AdminClient({"bootstrap.servers": ward.bootstrap, "log_level": 0})
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    for answer in admin.incremental_alter_configs([resource]).values():
+        answer.result(10)
 
 
 def test_position_that_retention_has_passed_stops_the_worker(ward: Ward) -> None:
