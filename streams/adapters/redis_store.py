@@ -13,25 +13,11 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import msgspec
-from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    ClusterDownError,
-    ClusterError,
-    ConnectionError,
-    MasterDownError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-    TryAgainError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
+from streams.adapters.redis_client import AnyRedis, unavailable
+from streams.adapters.redis_client import connect as connect
 from streams.ports import (
     OUTBOXES,
     Answer,
@@ -45,30 +31,10 @@ from streams.ports import (
     StaleClaimError,
     StoredTwin,
     StoreRefusedError,
-    StoreUnavailableError,
     Verdict,
 )
 
 OLDEST_MAJOR = 7
-ANSWER_WITHIN_S = 5.0
-CONNECT_WITHIN_S = 2.0
-
-# What a server answers that cannot take a sound command now. Any other error reply is a fault in this project.
-PASSING_ERRORS = (
-    ConnectionError,  # BusyLoadingError is one
-    TimeoutError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ClusterError,
-    ClusterDownError,
-    TryAgainError,
-    MasterDownError,
-    RedisClusterException,
-    OSError,
-)
-PASSING_REPLIES = ("OOM", "MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED")
-
-AnyRedis = Redis | RedisCluster
 
 
 class PartitionKeys:
@@ -141,23 +107,6 @@ ACQUIRE, APPLY, ACK = _Script("acquire"), _Script("apply"), _Script("ack")
 READ_TWINS, READ_ROWS = _Script("read_twins"), _Script("read_rows")
 
 
-def connect(url: str, *, cluster: bool = False, **arguments: Any) -> AnyRedis:
-    """Make a client that never repeats a command by itself: the caller decides what an unknown outcome means.
-
-    Args:
-        url: `redis://` or `rediss://` address.
-        cluster: Whether it is a node of a Redis Cluster.
-        arguments: Timeouts and TLS, as redis-py names them.
-    """
-    options: dict[str, Any] = {
-        "socket_timeout": ANSWER_WITHIN_S,
-        "socket_connect_timeout": CONNECT_WITHIN_S,
-        "retry": Retry(NoBackoff(), 0),
-        **arguments,
-    }
-    return RedisCluster.from_url(url, **options) if cluster else Redis.from_url(url, **options)
-
-
 class RedisStore:
     """Twins, positions and outboxes of one consumer group.
 
@@ -216,7 +165,7 @@ class RedisStore:
                 return list(answers.values()) if several else [answers]
             return [await self._client.info()]
         except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def claim_instance(self, instance: str, owner: str) -> None:
         """Take a static membership's id; an older process with the same id finds itself replaced."""
@@ -435,20 +384,13 @@ class RedisStore:
                 # A restarted Redis has forgotten the script. EVAL loads it for the next time.
                 return await self._client.eval(script.text, len(keys), *keys, *arguments)
         except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def _command(self, *words: str | int) -> Any:
         try:
             return await self._client.execute_command(*words)
         except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
-
-
-def _unavailable(error: RedisError | OSError) -> Exception:
-    reply = isinstance(error, ResponseError) and str(error).startswith(PASSING_REPLIES)
-    if reply or isinstance(error, PASSING_ERRORS):
-        return StoreUnavailableError(f"Redis does not take commands now: {type(error).__name__}: {error}")
-    return error
+            raise unavailable(error) from error
 
 
 def _message(message: Outgoing) -> list[bytes | str]:
