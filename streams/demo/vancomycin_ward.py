@@ -42,7 +42,7 @@ CLEARANCE_SD = {
     Story.FALLING_KIDNEYS: (0.4, 0.9),
 }
 # The same of a level's noise, so that a test of the twin is not one of an unlucky assay.
-MOST_NOISE_SD = {Story.ORDINARY: 1.3, Story.OVERDOSE: 1.0, Story.FALLING_KIDNEYS: 1.0}
+MOST_NOISE_SD = {Story.ORDINARY: 1.3, Story.OVERDOSE: 1.0, Story.FALLING_KIDNEYS: 0.6}
 FIRST_DOSE_AFTER_H = 1.0
 
 # Goti et al. 2018, doi:10.1097/FTD.0000000000000490, patients without dialysis.
@@ -306,7 +306,7 @@ def tell(patient: str, stay: Stay, dose_mg: float, eta: Floats, story: Story, di
             records.append(
                 ward.dose(at, f"dose-{number}", "vancomycin", dose_mg, "iv", duration_h=infusion_h(dose_mg))
             )
-    drawn_h = draws(stay, dose_mg, dice)
+    drawn_h = draws(stay, dose_mg, story, dice)
     concentration, _ = solve(stay.course(dose_mg), eta, hours(zero) + drawn_h)
     for number, (at_h, true) in enumerate(zip(drawn_h, concentration, strict=True), start=1):
         at = from_hours(zero, at_h)
@@ -321,11 +321,14 @@ def tell(patient: str, stay: Stay, dose_mg: float, eta: Floats, story: Story, di
     return records
 
 
-def draws(stay: Stay, dose_mg: float, dice: Dice) -> Floats:
-    """When 2 to 4 levels are drawn: troughs, and one 2 h after an infusion, in h after admission, ascending."""
+def draws(stay: Stay, dose_mg: float, story: Story, dice: Dice) -> Floats:
+    """When levels are drawn: troughs, and one 2 h after an infusion, in h after admission, ascending.
+
+    Two to four of them; always four while creatinine rises, as anybody would ask.
+    """
     dose_h = stay.dose_h
     third = 2 if stay.every_h == 12.0 else 1
     troughs = [float(dose_h[i]) - 0.5 for i in range(third, len(dose_h), third)]
     after_peak = float(dose_h[third]) + infusion_h(dose_mg) + 2.0
     chosen = sorted([troughs[0], after_peak, *troughs[1:3]])
-    return np.array(chosen[: dice.whole(2, 4)])
+    return np.array(chosen[: dice.whole(4 if story is Story.FALLING_KIDNEYS else 2, 4)])
