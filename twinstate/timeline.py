@@ -121,6 +121,8 @@ class Timeline:
         watermark: UTC ns; None before the first record.
         highest: Last full hour (UTC ns) that the watermark has reached since the patient is known: what left memory
             then stays gone, also when the watermark falls. None while the twin is pending.
+        gone_until: Largest event time of uncancelled records that have left memory, UTC ns; they still hold the
+            watermark up.
     """
 
     entries: dict[Identity, Entry] = field(default_factory=dict)
@@ -128,6 +130,7 @@ class Timeline:
     windows: dict[str, dict[WindowKey, Window]] = field(default_factory=dict)
     watermark: int | None = None
     highest: int | None = None
+    gone_until: int | None = None
     _ordered: list[Entry] | None = None
 
     def known(self, identity: Identity) -> Entry | None:
@@ -202,8 +205,8 @@ class Timeline:
         """Evaluation points before this time (UTC ns) stay as they were decided: no record can reach them any more."""
         return None if self.highest is None else self.highest - rules.revise
 
-    def accept(self, entry: Entry, rules: TimeRules) -> int | None:
-        """Let an entry that was judged `APPLIED` win, and forget what then has left memory.
+    def accept(self, entry: Entry) -> int | None:
+        """Let an entry that was judged `APPLIED` win.
 
         Returns:
             The earliest event time (UTC ns) whose view of the patient changed; None when none did (a tombstone for a
@@ -220,15 +223,26 @@ class Timeline:
             elif self._ordered is not None and not entry.cancelled:
                 bisect.insort(self._ordered, entry, key=lambda e: e.place)
         if old is not None and not old.cancelled:
-            self.watermark = max((e.event_time for e in self._counting()), default=None)
+            times = [e.event_time for e in self._counting()]
+            if self.gone_until is not None:
+                times.append(self.gone_until)
+            self.watermark = max(times, default=None)
         elif not entry.cancelled:
             self.watermark = max(entry.event_time, self.watermark or entry.event_time)
-        if self.watermark is not None and not self.pending:
-            hour = self.watermark // NS_PER_HOUR * NS_PER_HOUR
-            if self.highest is None or hour > self.highest:
-                self.highest = hour
-                self._forget(rules)
         return min(touched, default=None)
+
+    def advance(self, rules: TimeRules) -> None:
+        """Let the watermark's hours pass, and forget what has then left memory.
+
+        Called after each accepted record and what it changed: not later, since when a twin is written must not decide
+        what it knows; not earlier, since a patient who was pending for long is evaluated from the beginning first.
+        """
+        if self.watermark is None or self.pending:
+            return
+        hour = self.watermark // NS_PER_HOUR * NS_PER_HOUR
+        if self.highest is None or hour > self.highest:
+            self.highest = hour
+            self._forget(rules)
 
     def points(self, rules: TimeRules) -> list[int]:
         """Evaluation points still open, up to the watermark, ascending: fixed in event time, whatever the arrival."""
@@ -259,15 +273,14 @@ class Timeline:
         return dict(sorted(merged.items()))
 
     def _forget(self, rules: TimeRules) -> None:
-        """Drop what has left memory, at once: when a twin is written must not decide what it knows.
-
-        Windows stay as long as an open evaluation point may look back at them.
-        """
+        """Drop what has left memory; windows stay as long as an open evaluation point may look back at them."""
         assert self.highest is not None
         for entries in (self.entries, self.frames):
             gone = [i for i, e in entries.items() if self.has_left(e.kind, e.event_time, rules)]
             for identity in gone:
-                del entries[identity]
+                entry = entries.pop(identity)
+                if not entry.cancelled:
+                    self.gone_until = max(entry.event_time, self.gone_until or entry.event_time)
             if gone:
                 self._ordered = None
         for signal, shares in self.windows.items():

@@ -72,6 +72,7 @@ class TwinMemory(msgspec.Struct, frozen=True, array_like=True):
     opening: tuple[Episode, ...]
     settled_revised: int
     highest: int | None
+    gone_until: int | None
 
 
 class StoredTwin(NamedTuple):
@@ -120,14 +121,15 @@ class Twin:
         if verdict.outcome is not Outcome.APPLIED:
             return verdict, []
         watermark = self.timeline.watermark
-        since = self.timeline.accept(entry, times)
-        if since is None:
-            return verdict, []
-        if watermark is not None and since < watermark - times.settled:
-            self.settled_revised += 1
-        if entry.kind == "wearable" and self._no_point_between(watermark, since):
-            return verdict, []
-        return verdict, self.follow(since, rules)
+        since = self.timeline.accept(entry)
+        transitions: list[Transition] = []
+        if since is not None:
+            if watermark is not None and since < watermark - times.settled:
+                self.settled_revised += 1
+            if entry.kind != "wearable" or not self._no_point_between(watermark, since):
+                transitions = self.follow(since, rules)
+        self.timeline.advance(times)
+        return verdict, transitions
 
     def follow(self, since: int, rules: Rules) -> list[Transition]:
         """Evaluate every point from `since` on (and any that failed), tell the story again, say what is new."""
@@ -187,6 +189,7 @@ class Twin:
             opening=self.opening,
             settled_revised=self.settled_revised,
             highest=self.timeline.highest,
+            gone_until=self.timeline.gone_until,
         )
         return document, memory
 
@@ -357,6 +360,7 @@ def thaw(stored: StoredTwin, rules: Rules) -> Twin:
         },
         watermark=document.watermark or None,
         highest=memory.highest,
+        gone_until=memory.gone_until,
     )
     twin = Twin(
         patient=document.patient,

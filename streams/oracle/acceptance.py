@@ -12,12 +12,18 @@ from twinstate.types import NS_PER_HOUR
 
 
 class Chart(dict[Identity, Entry]):
-    """Winning entries by identity; `old_frames` are frames that can no longer be revised or recognised."""
+    """Winning entries by identity, and what is still known of those that have left memory.
+
+    Attributes:
+        old_frames: Frames that can no longer be revised or recognised; their samples still count.
+        gone_until: Largest event time of uncancelled records that have left memory, UTC ns: they still won.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         super().__init__()
         self.old_frames: list[Entry] = []
+        self.gone_until: int | None = None
 
 
 APPLIED, DUPLICATE, SUPERSEDED = "applied", "duplicate", "superseded"
@@ -45,7 +51,10 @@ def frames_of(chart: Chart) -> list[Entry]:
 
 def watermark_of(chart: Chart) -> int | None:
     """The largest event time of winning, uncancelled records, UTC ns."""
-    return max((entry.event_time for entry in chart.values() if not entry.cancelled), default=None)
+    times = [entry.event_time for entry in chart.values() if not entry.cancelled]
+    if chart.gone_until is not None:
+        times.append(chart.gone_until)
+    return max(times, default=None)
 
 
 def is_pending(chart: Chart) -> bool:
@@ -138,8 +147,11 @@ def forget(chart: Chart, hour: int | None, library: Library) -> None:
         gone = forgotten_before(entry.kind, hour, library)
         if gone is not None and entry.event_time < gone:
             del chart[entry.identity]
-            if entry.kind == "wearable" and not entry.cancelled:
-                chart.old_frames.append(entry)
+            if not entry.cancelled:
+                before = entry.event_time if chart.gone_until is None else chart.gone_until
+                chart.gone_until = max(before, entry.event_time)
+                if entry.kind == "wearable":
+                    chart.old_frames.append(entry)
 
 
 def hour_end(event_time: int) -> int:

@@ -140,13 +140,14 @@ class Oracle:
         old = patient.chart.get(entry.identity)
         accept(patient.chart, entry)
         changed = [one.event_time for one in (old, entry) if one is not None and not one.cancelled]
-        patient.hour = hour_reached(patient.chart, patient.hour)
-        forget(patient.chart, patient.hour, self._library)
+        # Closed is what was closed before this record: a patient just made known is evaluated from the beginning.
         closed = None if patient.hour is None else patient.hour - nanoseconds(self._library.policy.revise_h)
         for time in [time for time in patient.computed if changed and time >= min(changed)]:
             if closed is None or time >= closed:
                 del patient.computed[time]
         points = evaluate(patient.chart, self._library, patient.computed, closed)
+        patient.hour = hour_reached(patient.chart, patient.hour)
+        forget(patient.chart, patient.hour, self._library)
         patient.spells = spells_of(points, self._library.policy, self._source, name)
         watermark = watermark_of(patient.chart) or 0
         messages = []

@@ -330,3 +330,36 @@ def test_what_has_left_memory_changes_nothing_however_the_log_is_split(story: st
     check(piped_in([log]), account)
     check(piped_in([[raw] for raw in log]), account)
     check(piped_in([[raw] for raw in log], forgetful=True), account)
+
+
+# Two orders of arrival of the same records.
+HARD_TO_ORDER: dict[str, tuple[list[Sent], list[Sent]]] = {
+    "a level four days after the last frame, for the wrong patient": (
+        [
+            ADMITTED,
+            *(device(n, 1.0 + n) for n in range(5)),
+            send("p-1", "lab", "l1", 110.0, level(9.0)),
+            send("p-1", "lab", "l1", 110.0, revision=1, cancelled=True),
+        ],
+        [
+            ADMITTED,
+            send("p-1", "lab", "l1", 110.0, revision=1, cancelled=True),
+            *(device(n, 1.0 + n) for n in range(5)),
+            send("p-1", "lab", "l1", 110.0, level(9.0)),
+        ],
+    ),
+    "a patient record after months of doses": (
+        [ADMITTED, *(send("p-1", "dose", f"d{n}", 20.0 + 72.0 * n, dose(9000.0)) for n in range(45))],
+        [*(send("p-1", "dose", f"d{n}", 20.0 + 72.0 * n, dose(9000.0)) for n in range(45)), ADMITTED],
+    ),
+}
+
+
+
+@pytest.mark.parametrize("story", HARD_TO_ORDER)
+def test_what_leaves_memory_on_the_way_does_not_make_the_order_of_arrival_matter(story: str) -> None:
+    logs = [logged(order, append_h=FAR_H) for order in HARD_TO_ORDER[story]]
+    accounts = [foretold(log) for log in logs]
+    assert accounts[0].digest == accounts[1].digest
+    for log, account in zip(logs, accounts, strict=True):
+        check(piped_in([[raw] for raw in log], forgetful=True), account)
