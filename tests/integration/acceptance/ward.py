@@ -1,4 +1,4 @@
-"""What the acceptance tests share: a small ward of real and virtual patients, told to a worker with the real pipeline.
+"""A ward whose workers run the real pipeline, and what is asked of a whole run.
 
 `SmallWard` runs workers as `Ward` does and adds what is asked of a whole run: the twins and their digest, the events as
 an independent kafka-python subscriber hears them, the standing episodes, and whether the batches tile the log.
@@ -7,132 +7,37 @@ an independent kafka-python subscriber hears them, the standing episodes, and wh
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import json
 import os
-import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import kafka
-import msgspec
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from streams.adapters.redis_store import PartitionKeys, RedisStore, connect
 from streams.adapters.topics import create_topics, read_topics
 from streams.demo.ledger import read_ledger
-from streams.demo.perturb import LATEST_H, LATEST_WEARABLE_H, Perturbed, perturb
-from streams.demo.plan import DemoRecord, demo_records
+from streams.demo.plan import DemoRecord
 from streams.demo.replay import read_partition
 from streams.oracle import Account, Oracle
-from streams.pipeline import Pipeline
-from streams.ports import RawRecord, StoredTwin, StoreUnavailableError
+from streams.ports import StoreUnavailableError
+from tests.integration.acceptance.records import BY_KEY, Bad, library
 from tests.integration.ward import ROOT, Ward, wait_until
 from twinstate.digest import digest_of
-from twinstate.library import Library, load_library
-from twinstate.twin import TwinDocument
-from twinstate.types import NS_PER_HOUR
 
-SEED = 1
-# Overdoses, a failing kidney, a QTc patch without and with a raised baseline, and real patients of all three studies,
-# among them those with the most events; each of the four partitions has some.
-VIRTUAL = ("vanc-01", "vanc-05", "vanc-07", "vanc-08", "vanc-17", "moxi-01", "moxi-17")
-REAL = (
-    *("theoph-01", "theoph-02", "pheno-08", "pheno-24", "pheno-52"),
-    *("quin-009", "quin-047", "quin-054", "quin-064", "quin-128"),
-)
-EVERY_NTH_FRAME = 3  # of a patch; the rest would only take time
 BATCH_RECORDS = 25
 PATIENCE_S = 120.0
 PIPELINE = "streams.pipeline:create_pipeline"
-FORGETFUL = "tests.integration.forgetful:create_forgetful_pipeline"
-FAR_AHEAD = 1_900_000_000 * 10**9  # 2030, an append time after every record, UTC ns
 
 _numbers = itertools.count(1)
-
-
-@functools.cache
-def library() -> Library:
-    """Load the project's models once."""
-    return load_library(ROOT / "config")
-
-
-@functools.cache
-def small_ward() -> tuple[DemoRecord, ...]:
-    """Give the records of the chosen patients in the order of event time."""
-    frames: Counter[str] = Counter()
-    chosen = []
-    for record in demo_records(SEED):
-        if record.patient not in VIRTUAL + REAL:
-            continue
-        if kind_of(record) == "wearable":
-            frames[record.patient] += 1
-            if frames[record.patient] % EVERY_NTH_FRAME:
-                continue
-        chosen.append(record)
-    return tuple(chosen)
-
-
-@functools.cache
-def disturbed() -> Perturbed:
-    """Give the small ward as a bad network would deliver it."""
-    return perturb(list(small_ward()), SEED)
-
-
-def shuffled_again(delivery: Sequence[DemoRecord], seed: int) -> list[DemoRecord]:
-    """Give the same records, duplicates included, in another order of arrival within the limits."""
-    dice = random.Random(seed)
-
-    def arrival(record: DemoRecord) -> float:
-        latest_h = LATEST_WEARABLE_H if kind_of(record) == "wearable" else LATEST_H
-        return record.event_time_ns + dice.uniform(0.0, latest_h) * NS_PER_HOUR
-
-    return sorted(delivery, key=arrival)
-
-
-def body_of(record: DemoRecord) -> dict[str, Any]:
-    """Decode a record's body."""
-    body: dict[str, Any] = json.loads(record.value)
-    return body
-
-
-def kind_of(record: DemoRecord) -> str:
-    """Name a record's kind."""
-    return str(body_of(record)["kind"])
-
-
-def altered(record: DemoRecord, **changes: Any) -> DemoRecord:
-    """Give a record with other fields; None leaves a field out."""
-    body = {name: value for name, value in {**body_of(record), **changes}.items() if value is not None}
-    return record._replace(value=json.dumps(body).encode())
-
-
-def piped(records: Iterable[DemoRecord], seed: int = 0) -> dict[str, bytes]:
-    """Run records through the pipeline in this process, in batches of random size; canonical twins by patient."""
-    dice = random.Random(seed)
-    log = [RawRecord(n, FAR_AHEAD, one.patient.encode(), one.value, ()) for n, one in enumerate(records)]
-    pipeline = Pipeline(library(), 0, 1)
-    stored: dict[str, StoredTwin] = {}
-    while log:
-        size = dice.choice([1, 2, 5, 20, 200])
-        batch = pipeline.decode(log[:size])
-        del log[:size]
-        for patient in pipeline.missing(batch):
-            pipeline.remember(patient, stored.get(patient))
-        stored.update(pipeline.update(batch).twins)
-    return {patient: twin.canonical for patient, twin in stored.items()}
-
-
-def document_of(canonical: bytes) -> TwinDocument:
-    """Decode a canonical twin."""
-    return msgspec.msgpack.decode(canonical, type=TwinDocument)
 
 
 class Event(NamedTuple):
@@ -187,8 +92,16 @@ class SmallWard(Ward):
         }
         return self.worker(instance, **{**real, **environment})
 
-    def tell(self, records: Iterable[DemoRecord], producer: Producer | None = None) -> None:
-        """Publish records in this order and wait until all are acknowledged."""
+    def tell(
+        self, records: Iterable[DemoRecord], producer: Producer | None = None, partition: int = BY_KEY
+    ) -> None:
+        """Publish records in this order and wait until all are acknowledged.
+
+        Args:
+            records: What to publish.
+            producer: Another one than the ward's own.
+            partition: Where to, right or wrong.
+        """
         if self._producer is None:
             self._producer = self.producer()
         producer = producer or self._producer
@@ -200,12 +113,37 @@ class SmallWard(Ward):
 
         for record in records:
             producer.produce(
-                self.topics.names.records, key=record.patient, value=record.value, on_delivery=delivered
+                self.topics.names.records,
+                key=record.patient,
+                value=record.value,
+                on_delivery=delivered,
+                partition=partition,
             )
             producer.poll(0)
             self.sent += 1
         assert producer.flush(60) == 0, "records wait for an acknowledgement"
         assert failures == []
+
+    def tell_bad(self, bad: Bad) -> tuple[int, int]:
+        """Publish one bad record; the partition and offset where it lies."""
+        places: list[tuple[int, int]] = []
+
+        def delivered(error: Any, message: Any) -> None:
+            assert error is None, f"{bad.name}: {error}"
+            places.append((message.partition(), message.offset()))
+
+        producer = self.producer(**{"message.max.bytes": "4194304"})
+        producer.produce(
+            self.topics.names.records,
+            key=bad.key,
+            value=bad.value,
+            headers=[("sent-by", b"ward-7")],
+            on_delivery=delivered,
+            partition=bad.partition,
+        )
+        producer.flush(60)
+        [place] = places
+        return place
 
     def telling(self, records: Sequence[DemoRecord]) -> Telling:
         """Publish in the background, never far ahead of the worker."""
@@ -336,6 +274,14 @@ class SmallWard(Ward):
         return oracle.account()
 
 
+class Undisturbed(NamedTuple):
+    """The log that everything is compared with: who holds it, what a worker made of it, what the oracle says."""
+
+    ward: SmallWard
+    outcome: Outcome
+    account: Account
+
+
 class Telling(threading.Thread):
     """Publishes records in the background, never more than `AHEAD` of what the store has."""
 
@@ -366,6 +312,13 @@ class Telling(threading.Thread):
         assert not self.is_alive(), "still publishing"
         if self._failure is not None:
             raise self._failure
+
+
+class OpenWard(Protocol):
+    """Opens wards whose workers end with the test."""
+
+    def __call__(self, listens_to: SmallWard | None = None) -> SmallWard:
+        """Make a group with topics of its own, or one that reads the records of another and answers elsewhere."""
 
 
 def open_ward(

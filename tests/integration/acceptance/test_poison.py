@@ -1,0 +1,126 @@
+"""Poison in the input (bad records, transactions, a twin that cannot be computed) harms nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from streams.codec import partition_of
+from streams.demo.plan import DemoRecord
+from tests.integration.acceptance.records import (
+    altered,
+    bad_records,
+    body_of,
+    disturbed,
+    document_of,
+    kind_of,
+    piped,
+    small_ward,
+)
+from tests.integration.acceptance.ward import (
+    PATIENCE_S,
+    OpenWard,
+    Undisturbed,
+    require_same,
+    require_sound,
+)
+from tests.integration.ward import wait_until
+
+
+def test_transactions_and_a_wrong_partition_in_the_input_change_nothing(
+    undisturbed: Undisturbed, wards: OpenWard
+) -> None:
+    ward = wards()
+    arrival = disturbed().arrival
+    third = len(arrival) // 3
+    ward.start()
+    ward.tell(arrival[:third])
+    producer = ward.producer(**{"transactional.id": f"{ward.group}-input"})
+    producer.init_transactions(20)
+
+    def within(records: Sequence[DemoRecord], *, commit: bool) -> None:
+        producer.begin_transaction()
+        ward.tell(records, producer)
+        producer.commit_transaction(20) if commit else producer.abort_transaction(20)
+
+    # As a correction each of these would win, and change its twin.
+    poison = [altered(record, revision=9, cancelled=True, payload=None) for record in arrival[:third:3]]
+    within(arrival[third : 2 * third], commit=True)
+    within(poison, commit=False)
+    elsewhere = (partition_of(poison[0].patient.encode(), ward.topics.partitions) + 1) % 4
+    ward.tell(poison[:1], partition=elsewhere)
+    ward.tell(arrival[2 * third :])
+    within(poison, commit=False)  # the last word of the log: nothing but markers to apply
+    outcome = ward.finish()
+    require_same(outcome, undisturbed.outcome)
+    assert ward.foretold().digest == outcome.digest
+    [letter] = ward.read(ward.topics.names.dead_letters, elsewhere)
+    assert dict(letter.headers() or [])["twin-error-class"] == b"wrong_partition"
+    assert letter.value() == poison[0].value
+
+
+def test_a_twin_whose_mathematics_fails_is_quarantined_alone_and_recovers(wards: OpenWard) -> None:
+    patients = ("vanc-01", "vanc-05", "vanc-08", "quin-064", "theoph-02")
+    records = [record for record in small_ward() if record.patient in patients]
+    victim = [record for record in records if record.patient == "vanc-01"]
+    dose = next(record for record in victim if kind_of(record) == "dose")
+    # 1e300 mg: no parameters the prior allows explain the levels after it.
+    payload = {**body_of(dose)["payload"], "amount": {"value": 1e300, "unit": "mg"}}
+    typo = altered(dose, id="typo", payload=payload)
+    ward = wards()
+    ward.start()
+    place = records.index(dose)
+    ward.tell([*records[:place], typo, *records[place:]])
+    wait_until(ward.at_end, PATIENCE_S, "at the end of the log", ward.workers)
+    broken = ward.outcome()
+    quarantined = document_of(broken.twins["vanc-01"])
+    assert quarantined.state == "quarantined"
+    assert "not finite" in quarantined.reason[0]
+    assert quarantined.estimates == ()
+    assert len(quarantined.entries) == len(victim) + 1
+    assert broken.digest == ward.foretold().digest
+
+    ward.tell([altered(typo, revision=1, cancelled=True, payload=None)])
+    healed = ward.finish()
+    account = ward.foretold()
+    assert healed.digest == account.digest
+    assert healed.event_ids == account.event_ids
+    require_sound(healed)
+    expected = piped(records)
+    for patient in patients[1:]:
+        assert broken.twins[patient] == healed.twins[patient] == expected[patient]
+    found, never = document_of(healed.twins["vanc-01"]), document_of(expected["vanc-01"])
+    assert found.state == "live"
+    assert found.estimates == never.estimates
+    assert found.standing == never.standing
+    assert [entry for entry in found.entries if not entry.cancelled] == list(never.entries)
+
+
+def test_a_bad_record_of_each_kind_is_a_dead_letter_and_nothing_else_changes(
+    undisturbed: Undisturbed, wards: OpenWard
+) -> None:
+    ward = wards()
+    arrival = disturbed().arrival
+    bad = bad_records(ward.topics.partitions)
+    ward.start()
+    places = []
+    for number, one in enumerate(bad):
+        ward.tell(arrival[number * 20 : (number + 1) * 20])
+        places.append(ward.tell_bad(one))
+    ward.tell(arrival[len(bad) * 20 :])
+    outcome = ward.finish()
+    require_same(outcome, undisturbed.outcome)
+    letters = {}
+    for partition in range(ward.topics.partitions):
+        for letter in ward.read(ward.topics.names.dead_letters, partition):
+            headers: dict[str, Any] = dict(letter.headers() or [])
+            place = int(headers["twin-error-partition"]), int(headers["twin-error-offset"])
+            assert place[0] == partition
+            letters[place] = (letter, headers)
+    assert sorted(letters) == sorted(places)
+    for one, place in zip(bad, places, strict=True):
+        letter, headers = letters[place]
+        assert (letter.key(), letter.value()) == (one.key, one.value), one.name
+        assert headers["sent-by"] == b"ward-7", one.name
+        assert headers["twin-error-class"].decode() == one.reason, one.name
+        assert one.says in headers["twin-error-message"].decode(), one.name
