@@ -355,7 +355,6 @@ HARD_TO_ORDER: dict[str, tuple[list[Sent], list[Sent]]] = {
 }
 
 
-
 @pytest.mark.parametrize("story", HARD_TO_ORDER)
 def test_what_leaves_memory_on_the_way_does_not_make_the_order_of_arrival_matter(story: str) -> None:
     logs = [logged(order, append_h=FAR_H) for order in HARD_TO_ORDER[story]]
