@@ -1,4 +1,4 @@
-"""Places where a test makes the worker kill itself, to prove that nothing is lost or doubled there.
+"""Places where a test makes a worker, or a rebuild, kill itself, to prove that nothing is lost or doubled there.
 
 `TWIN_FAIL_POINT=name[:nth]` kills the process (SIGKILL) the nth time it passes that place. `TWIN_FAIL_COUNTER` names a
 file that gets a line for each kill; a place named in it does not kill again, so that the same environment serves the
@@ -13,7 +13,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-FailPoint = Literal["in_acquire", "before_apply", "after_apply_before_reply", "after_publish_before_ack"]
+FailPoint = Literal[
+    "in_acquire",
+    "before_apply",
+    "after_apply_before_reply",
+    "after_publish_before_ack",
+    "before_rewrite",
+    "after_rewrite_before_reply",
+]
 
 _passed: Counter[str] = Counter()
 

@@ -161,14 +161,23 @@ def dead_letter(raw: RawRecord, refusal: Refusal, partition: int, n: int) -> Out
     )
 
 
-def risk_event(raw: RawRecord, n: int, twin: Twin, transition: Transition, rules: Rules) -> Outgoing:
-    """A CloudEvents 1.0 event in binary mode."""
+def risk_event(
+    raw: RawRecord,
+    n: int,
+    twin: Twin,
+    transition: Transition,
+    rules: Rules,
+    described: Mapping[str, Any] | None = None,
+) -> Outgoing:
+    """A CloudEvents 1.0 event in binary mode.
+
+    `described` is the episode as it was told before, for one of another library; else it is described by this one.
+    """
     episode = transition.episode
-    library = rules.library
     at = episode.crossing if transition.type in ("raised", "retracted") else episode.latest
     watermark = twin.timeline.watermark or 0
     data = {
-        **describe_episode(episode, library),
+        **(describe_episode(episode, rules.library) if described is None else described),
         "patient": twin.patient,
         "type": transition.type,
         "revision": transition.revision,

@@ -59,6 +59,8 @@ def _sentence(error: Exception) -> str | None:
         ("streams.adapters.topics", "TopicError"),
         ("streams.web.token", "TokenError"),
         ("streams.serve", "ServeError"),
+        ("streams.rebuild", "RebuildError"),
+        ("streams.adapters.log_reader", "LogError"),
         ("streams.demo.run", "DemoError"),
         ("streams.embedded.processes", "ProcessError"),
     }

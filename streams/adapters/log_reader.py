@@ -1,0 +1,125 @@
+"""Reads a partition of the input topic again from its beginning, as the worker first read it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from streams.ports import RawRecord
+
+NS_PER_MS = 1_000_000
+ANSWER_WITHIN_S = 10.0
+# A broker that gives neither a record nor the end of the log for so long does not answer.
+SILENT_AFTER_S = 30.0
+LOOK_EVERY_S = 0.5
+
+
+class LogError(Exception):
+    """The log cannot be read; the text says what to look at."""
+
+
+class Stretch(NamedTuple):
+    """Some records, and the position after them."""
+
+    position: int
+    records: list[RawRecord]
+
+
+class LogReader:
+    """Committed records of one topic, in no consumer group: it commits nothing.
+
+    Args:
+        connection: librdkafka settings that reach the broker.
+        topic: Its name.
+    """
+
+    def __init__(self, connection: Mapping[str, str], topic: str) -> None:
+        self._topic = topic
+        self._where = connection["bootstrap.servers"]
+        self._consumer = Consumer(
+            {
+                "log_level": 0,
+                **connection,
+                "group.id": "twin-rebuild",  # librdkafka wants a name; the partitions are assigned by hand
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+            }
+        )
+
+    def __enter__(self) -> Self:
+        """Use the reader."""
+        return self
+
+    def __exit__(self, *failure: type[BaseException] | BaseException | TracebackType | None) -> None:
+        """Leave the broker."""
+        self._consumer.close()
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """Give the log's first retained offset and its end.
+
+        Raises:
+            LogError: The broker does not answer, or has no such partition.
+        """
+        try:
+            low, end = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), timeout=ANSWER_WITHIN_S, cached=False
+            )
+        except KafkaException as error:
+            raise self._failed(partition, error.args[0].str()) from error
+        return low, end
+
+    def read(self, partition: int, end: int, count: int) -> Iterator[Stretch]:
+        """Read every committed record before `end`, at most `count` at a time.
+
+        Holes (transaction markers, aborted records, compaction) are passed over in silence, also just before `end`.
+
+        Raises:
+            LogError: The broker does not answer.
+        """
+        self._consumer.assign([TopicPartition(self._topic, partition, OFFSET_BEGINNING)])
+        heard = time.monotonic()
+        position = 0
+        while position < end:
+            records: list[RawRecord] = []
+            for message in self._consumer.consume(count, timeout=LOOK_EVERY_S):
+                heard = time.monotonic()
+                error = message.error()
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        position = end  # whatever is missing before it was never committed
+                    elif not error.retriable():
+                        raise self._failed(partition, error.str())
+                    continue
+                offset = message.offset() or 0
+                position = max(position, min(offset + 1, end))
+                if offset < end:
+                    records.append(_raw(message))
+                else:
+                    position = end
+            if time.monotonic() - heard > SILENT_AFTER_S:
+                raise self._failed(partition, f"no answer in {SILENT_AFTER_S:g} s")
+            if records:
+                yield Stretch(position, records)
+
+    def _failed(self, partition: int, reason: str) -> LogError:
+        return LogError(
+            f"{self._topic}, partition {partition}: cannot be read from {self._where}: {reason}; see twin doctor"
+        )
+
+
+def _raw(message: Message) -> RawRecord:
+    # As the Faust transport makes it: a replay must see what the worker saw.
+    headers: Any = message.headers() or []
+    return RawRecord(
+        message.offset() or 0,
+        message.timestamp()[1] * NS_PER_MS,
+        message.key(),
+        message.value(),
+        tuple((name, value or b"") for name, value in headers),
+    )
