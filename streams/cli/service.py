@@ -43,11 +43,16 @@ def up(
 def worker() -> None:
     """A worker: takes partitions of the input topic, keeps their twins, publishes risk. Stop it with SIGTERM.
 
-    Exit status 75: another worker runs under the same instance id; give each its own (kafka.instance_id).
+    Exit status 75: another worker runs under the same instance id; give each its own (kafka.instance_id), and its own
+    port for Prometheus (worker.metrics_port; 0 for none).
 
     Example: `TWIN_KAFKA__INSTANCE_ID=worker-2 twin worker`
     """
-    raise typer.Exit(_part("streams.worker", "run_worker", None)(settings()))
+    from streams.worker_metrics import serve_metrics
+
+    chosen = settings()
+    observe = serve_metrics(chosen.worker.metrics_host, chosen.worker.metrics_port)
+    raise typer.Exit(_part("streams.worker", "run_worker", None)(chosen, observe))
 
 
 @app.command(rich_help_panel=RUNNING)
