@@ -80,8 +80,8 @@ def serve_metrics(host: str, port: int) -> Callable[[Crew], None]:
             start_http_server(port, addr=host, registry=registry)
         except OSError as error:
             raise RefusedError(
-                f"metrics cannot be served on {host}:{port}: {error.strerror or error}. Give each worker of a machine a "
-                "port of its own (worker.metrics_port, or TWIN_WORKER__METRICS_PORT; 0 for none)"
+                f"metrics cannot be served on {host}:{port}: {error.strerror or error}. Give each worker of a "
+                "machine a port of its own (worker.metrics_port, or TWIN_WORKER__METRICS_PORT; 0 for none)"
             ) from error
 
     return observe
