@@ -178,7 +178,8 @@ def _course(
         compartments=model.compartments,
         segment_start_h=np.array(starts, dtype=np.float64),
         log_typical=np.array(log_typical, dtype=np.float64),
-        eta_index=np.asarray(model.eta_index, dtype=np.int64),
+        # A copy: Numba would compile every kernel once more for an array that may not be written to.
+        eta_index=np.array(model.eta_index),
         dose_time_h=np.array([hours(t) for t, _ in given], dtype=np.float64),
         dose_mg=np.array([d.amount_mg for _, d in given], dtype=np.float64),
         dose_duration_h=np.array([d.duration_h for _, d in given], dtype=np.float64),

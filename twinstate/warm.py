@@ -24,6 +24,7 @@ def warm() -> None:
     eta_index = np.array([0, 1, -1, -1, -1, -1, -1, -1], dtype=np.int64)
     nought = np.zeros(1)
     prior = np.diag([0.09, 0.04])
+    prior.setflags(write=False)  # as a model's is: Numba compiles for either
     residual = Residual(0.1, 0.5)
     course = Course(
         2,

@@ -233,7 +233,8 @@ def _course(
         compartments=model.compartments,
         segment_start_h=np.array(starts, dtype=np.float64),
         log_typical=np.array(log_typical, dtype=np.float64),
-        eta_index=np.asarray(model.eta_index, dtype=np.int64),
+        # A copy: Numba would compile every kernel once more for an array that may not be written to.
+        eta_index=np.array(model.eta_index),
         dose_time_h=np.array([dose[0] for dose in doses], dtype=np.float64),
         dose_mg=np.array([dose[1] for dose in doses], dtype=np.float64),
         dose_duration_h=np.array([dose[2] for dose in doses], dtype=np.float64),
