@@ -374,7 +374,7 @@ def show(summary: dict[str, Any], console: Console) -> None:
     if not summary["events"]["equal"]:
         console.print("[red]The events on the risk topic are not the oracle's.[/]")
     console.print(
-        f"\nAPI: {summary['api']} (its documentation: /docs; bearer token in {summary['logs']}/api-token)\n"
+        f"\nAPI: {summary['api']} (described by /openapi.json; bearer token in {summary['logs']}/api-token)\n"
         f"To ask it yourself: make demo ARGS=--serve, and in another terminal\n"
         f"  . {summary['logs']}/environment\n"
         "  .venv/bin/twin risks                                  who is at risk now\n"
