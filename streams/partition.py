@@ -248,7 +248,7 @@ class PartitionProcessor:
                     f"partition {self.partition}: the twins stand at offset {position}, the log has {first} to {end}. "
                     + (
                         f"Records {position} to {first - 1} are gone by retention, and were never applied. Restore "
-                        f"them, or accept the loss: twin rebuild --partition {self.partition}"
+                        "them, or a Redis that had applied them; or begin with an empty Redis and what the log has"
                         if position < first
                         else "The topic was made anew, or Redis belongs to another Kafka: join the two that belong "
                         "together, or start with an empty Redis"
