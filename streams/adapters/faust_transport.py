@@ -412,7 +412,8 @@ def _out_of_range(error: OffsetOutOfRangeError) -> LogLostError:
     where = ", ".join(f"partition {tp.partition} at offset {position}" for tp, position in positions.items())
     return LogLostError(
         f"{where or error!r}: not in the log any more. Retention has passed the worker, or the topic was made anew; "
-        "nothing was skipped. Restore the records, or a Redis that had applied them; or begin with an empty Redis and what the log has"
+        "nothing was skipped. Restore the records, or a Redis that had applied them; or begin with an empty Redis and "
+        "what the log has"
     )
 
 
