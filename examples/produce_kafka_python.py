@@ -5,11 +5,20 @@ python examples/produce_kafka_python.py 127.0.0.1:9092
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 
 from kafka import KafkaProducer
-from produce_confluent import RECORD
+
+RECORD = {
+    "schema": "twin.record/1",
+    "id": "lab-4711",
+    "patient": "p-3f9a",
+    "kind": "lab",
+    "event_time": "2026-03-01T07:30:00Z",
+    "source": "lab-a",
+    "payload": {"analyte": "vancomycin", "value": 14.2, "unit": "mg/L"},
+}
 
 
 def main(bootstrap: str) -> None:
@@ -18,9 +27,11 @@ def main(bootstrap: str) -> None:
     sent = producer.send(
         "twin.records.v1", key=str(RECORD["patient"]).encode(), value=json.dumps(RECORD).encode()
     ).get(timeout=10)
-    print(f"partition {sent.partition}, {sent.offset}")
+    print(f"partition {sent.partition}, offset {sent.offset}")
     producer.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:9092")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bootstrap", nargs="?", default="127.0.0.1:9092", help="host:port of the broker")
+    main(parser.parse_args().bootstrap)

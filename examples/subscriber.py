@@ -2,7 +2,7 @@
 
     python examples/subscriber.py --bootstrap 127.0.0.1:9092 --database risks.sqlite [--until-idle 5]
 
-It shows the four things a subscriber owes the topic:
+It begins with the topic's first event, so it needs no standing episodes from `GET /v1/risks`. It shows four things:
 
 1. it reads `read_committed`: what an aborted transaction left behind is not an event (kafka-python's default shows it);
 2. it keeps its own position, in the same transaction as what it did with the events, and resumes from it;
@@ -37,6 +37,7 @@ def follow(bootstrap: str, topic: str, database: str, until_idle_s: float | None
         bootstrap_servers=bootstrap,
         isolation_level="read_committed",
         enable_auto_commit=False,
+        auto_offset_reset="earliest",  # where the topic no longer holds our position; "latest" would pass events over
         group_id=None,
     )
     partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]

@@ -84,7 +84,8 @@ app = typer.Typer(
     help=(
         "Live pharmacokinetic twins of patients: records in on Kafka, twins in Redis, risk events out.\n\n"
         "Try it: `twin demo`. Look around: `twin risks`, `twin state PATIENT --plot twin.svg`. "
-        "Something wrong: `twin doctor`."
+        "Something wrong: `twin doctor`.\n\n"
+        "Exit status 1: something wrong was found. 2: it could not be done as asked; standard error says why."
     ),
 )
 

@@ -199,6 +199,8 @@ def trace(
 ) -> None:
     """What became of a record: applied, duplicate, superseded, late or refused, and why; and what the twin holds of it.
 
+    Exit status 1 when nothing is known of it. A refused record whose id could not be read is in `twin dead-letters`.
+
     Example: `twin trace adm-17 --patient p-17`
     """
     answer = _ask(settings(), lambda queries: queries.trace(record_id, patient))

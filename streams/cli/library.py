@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LEARN = "Learn what can be sent"
 
-drugs_app = typer.Typer(help="The drug models.", invoke_without_command=True)
+drugs_app = typer.Typer(invoke_without_command=True)
 app.add_typer(drugs_app, name="drugs", rich_help_panel=LEARN)
 
 

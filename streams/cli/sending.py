@@ -31,7 +31,8 @@ Source = Annotated[
 def validate(file: Source, as_json: AsJson = False) -> None:
     """Check records as the worker would, and send nothing: line number, reason, and what to do about each bad one.
 
-    Exit status 1 when a line is bad. What only the twin knows (too late, a duplicate) is not checked.
+    Exit status 1 when a line is bad. What only the broker and the twin know (its partition, too
+    late, from the future, a duplicate) is not checked.
 
     Example: `twin validate records.ndjson`
     """
@@ -65,13 +66,17 @@ def publish(
         bool, typer.Option("--backfill", help="History: allowed to come up to 90 days behind the watermark.")
     ] = False,
     unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Send bad records too; the worker dead-letters them.")
+        bool,
+        typer.Option(
+            "--unchecked",
+            help="Send bad records too, if their patient can be read; the worker dead-letters them.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check records and send the good ones to the input topic: key = patient, murmur2, acks from all replicas.
 
-    Exit status 1 when a line was bad or a record could not be delivered.
+    Exit status 1 when a line was bad, 2 when a record could not be delivered.
 
     Examples: `twin publish records.ndjson`, `zcat old.ndjson.gz | twin publish - --backfill`
     """

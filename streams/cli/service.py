@@ -34,7 +34,7 @@ def up(
 ) -> None:
     """Everything on this machine (Kafka, Redis, worker, API), with data that stays, until Ctrl-C.
 
-    Example: `twin up`, and in another window `twin publish records.ndjson`
+    Example: `twin up`, and in another window `. build/up/environment; twin publish records.ndjson`
     """
     raise typer.Exit(_part("streams.demo.run", "run_up", "embedded")(directory))
 
@@ -44,9 +44,10 @@ def worker() -> None:
     """A worker: takes partitions of the input topic, keeps their twins, publishes risk. Stop it with SIGTERM.
 
     Exit status 75: another worker runs under the same instance id; give each its own (kafka.instance_id), and its own
-    port for Prometheus (worker.metrics_port; 0 for none).
+    port for Prometheus (worker.metrics_port; 0 for none). 78: mend what the log names, then start it. 70: start it
+    again. 65: the log lost records before they were read.
 
-    Example: `TWIN_KAFKA__INSTANCE_ID=worker-2 twin worker`
+    Example: `TWIN_KAFKA__INSTANCE_ID=worker-2 TWIN_WORKER__METRICS_PORT=9465 twin worker`
     """
     from streams.worker_metrics import serve_metrics
 
