@@ -49,6 +49,7 @@ from twinstate.types import NS_PER_HOUR
 from twinstate.units import AMOUNT, to_canonical
 
 LARGEST_RECORD = 64 * 1024
+MOST_PLANNED_DOSES = 1000
 BACKFILL_HEADER = "twin-backfill"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -196,7 +197,7 @@ class Decoder:
         values = {name: self._covariate(name, value) for name, value in sorted(payload.covariates.items())}
         return PatientFacts(values, dict(sorted(payload.genotype.items())))
 
-    def _covariate(self, name: str, value: Quantity | str | bool) -> CovariateValue:
+    def _covariate(self, name: str, value: Quantity | str | bool | float) -> CovariateValue:
         place = f"payload.covariates.{name}"
         covariate = self._library.covariates.get(name)
         if covariate is None:
@@ -207,10 +208,12 @@ class Decoder:
             return self._bounded(number, covariate.bounds, covariate.unit, place)
         flag = covariate.kind == "flag" and isinstance(value, bool)
         word = covariate.kind == "category" and value in covariate.categories
-        if (flag or word) and not isinstance(value, Quantity):
+        if (flag or word) and isinstance(value, bool | str):
             return value
         words = f"; the words are {', '.join(covariate.categories)}" if covariate.categories else ""
-        raise _Refused("wrong_schema", f"{place} is not a {covariate.kind}; send {covariate.example}{words}")
+        raise _Refused(
+            "wrong_schema", f"{place} is {value!r}, not a {covariate.kind}; send {covariate.example}{words}"
+        )
 
     def _regimen(self, payload: RegimenPayload) -> Regimen:
         model = self._drug(payload.drug)
@@ -222,6 +225,13 @@ class Decoder:
                     f"payload.lines[{i}] plans {line.count} doses, one every {line.every_h:g} h from {line.first_due} "
                     "on; a plan lies between 1900 and 2200 and is ten years long at most",
                 )
+        planned = sum(line.count for line in payload.lines)
+        if planned > MOST_PLANNED_DOSES:
+            raise _Refused(
+                "wrong_schema",
+                f"payload.lines plan {planned} doses, more than the {MOST_PLANNED_DOSES} a regimen may hold; order the "
+                "next ones when these are given",
+            )
         doses = [
             PlannedDose(
                 due=to_ns(line.first_due) + round(n * line.every_h * NS_PER_HOUR),
@@ -284,9 +294,10 @@ class Decoder:
             offsets = list(payload.offsets_s)
             if len(offsets) != n:
                 raise _Refused("bad_frame", f"payload.offsets_s has {len(offsets)} entries for {n} values")
-            if max(offsets) > 0:
+            if max(offsets) != 0:
                 raise _Refused(
-                    "bad_frame", "payload.offsets_s must not be positive: event_time is the last sample"
+                    "bad_frame",
+                    f"the last of payload.offsets_s is {max(offsets):g}, not 0: event_time is that of the last sample",
                 )
         elif payload.period_s is not None:
             offsets = [-(n - 1 - i) * payload.period_s for i in range(n)]

@@ -21,6 +21,7 @@ from streams.codec import Accepted, Decoder, Refusal
 from streams.fingerprint import fingerprint_of
 from streams.ports import BatchOutcome, Outgoing, RawRecord, StoredTwin
 from twinstate.library import Library, load_library
+from twinstate.outlook import Memo
 from twinstate.risk.episodes import Episode, Transition, event_id
 from twinstate.timeline import Outcome
 from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
@@ -28,6 +29,8 @@ from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
 EVENT_SOURCE = "urn:twin-updater"
 EVENT_TYPE = "org.twin-updater.risk.{}.v1"
 # A larger body does not pass through Redis: the publisher reads it again from the input topic.
+# Fits and forecasts remembered, some 10 kB each.
+MEMO_SIZE = 4096
 LARGEST_OUTBOX_BODY = 256 * 1024
 
 
@@ -55,6 +58,7 @@ class Pipeline:
         self.partition = partition
         self._decoder = Decoder(library, partition, partitions)
         self._twins: dict[str, Twin] = {}
+        self._memo = Memo(MEMO_SIZE)
 
     @property
     def fingerprint(self) -> str:
@@ -73,7 +77,10 @@ class Pipeline:
 
     def remember(self, patient: str, stored: StoredTwin | None) -> None:
         """Take a twin into memory; None begins a new one."""
-        self._twins[patient] = Twin(patient) if stored is None else thaw(stored, self.rules)
+        if stored is None:
+            self._twins[patient] = Twin(patient, memo=self._memo)
+        else:
+            self._twins[patient] = thaw(stored, self.rules, self._memo)
 
     def forget(self) -> None:
         """Drop every twin from memory: what Redis holds is the truth."""

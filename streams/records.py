@@ -31,7 +31,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PatientPayload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Covariates (`weight`, `sex`, ...) and genotype (`{"CYP2C9": "*1/*3"}`) from the event time on."""
 
-    covariates: dict[Slug, Quantity | str | bool] = {}
+    covariates: dict[Slug, Quantity | str | bool | float] = {}
     genotype: dict[Slug, Slug] = {}
 
 
@@ -51,7 +51,7 @@ class RegimenPayload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     drug: Slug
     lines: tuple[RegimenLine, ...]
-    grace_h: Positive = 2.0
+    grace_h: Annotated[float, Meta(gt=0, le=168)] = 2.0
 
 
 class DosePayload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

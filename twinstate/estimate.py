@@ -93,7 +93,7 @@ class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
         reason: Sentences behind a state that is not `live`.
         as_of: UTC ns.
         levels: Levels assimilated.
-        last_input: Event time of the last dose or level that counts, UTC ns; 0 without one.
+        last_input: Event time of the last dose or level, UTC ns; 0 without one.
         status: How the fit ended.
         effective_size: Of the refined posterior's points.
         eta_names: Random effects, order of the two fields below.
@@ -247,7 +247,7 @@ def check_level(
             population=forecast(0),
         )
 
-    key = content_key(model, before.given, *before.labs, at) + entry.id.encode() + entry.source.encode()
+    key = content_key(model, before.given, *before.labs, at) + f"{entry.source}\x1f{entry.id}".encode()
     return memo.recall(key, compute)
 
 

@@ -31,9 +31,9 @@ LAG = STRUCTURAL_PARAMETERS.index("lag")
 
 
 class Memo:
-    """A bounded cache keyed by content: dropping it at any time changes no result."""
+    """A bounded cache keyed by content: sharing it, or dropping it at any time, changes no result."""
 
-    def __init__(self, size: int = 16) -> None:
+    def __init__(self, size: int = 256) -> None:
         self._kept: OrderedDict[bytes, object] = OrderedDict()
         self._size = size
 

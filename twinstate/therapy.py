@@ -64,8 +64,19 @@ def drugs_of(entries: Sequence[Entry], library: Library, as_of: int) -> set[str]
             models = [m for m in library.drugs.values() if m.analyte == content.analyte]
         else:
             continue
-        named.update(m.drug for m in models if entry.event_time >= as_of - int(m.keep_h * NS_PER_HOUR))
+        named.update(m.drug for m in models if counts(entry, as_of - int(m.keep_h * NS_PER_HOUR)))
     return named
+
+
+def counts(entry: Entry, oldest: int) -> bool:
+    """Whether an entry still counts for a model that looks back to `oldest` (UTC ns).
+
+    A regimen counts by its last planned dose: an order of last month with doses ahead is no old order.
+    """
+    if entry.kind in LASTING_KINDS or entry.event_time >= oldest:
+        return True
+    content = entry.content
+    return isinstance(content, Regimen) and bool(content.doses) and content.doses[-1].due >= oldest
 
 
 def until(entries: Sequence[Entry], as_of: int) -> Sequence[Entry]:
@@ -86,7 +97,7 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
         CovariateError: No accepted record gives a covariate the model needs.
     """
     oldest = as_of - int(model.keep_h * NS_PER_HOUR)
-    counted = [e for e in until(entries, as_of) if e.event_time >= oldest or e.kind in LASTING_KINDS]
+    counted = [e for e in until(entries, as_of) if counts(e, oldest)]
     doses = [(e, e.content) for e in counted if isinstance(e.content, Dose) and e.content.drug == model.drug]
     given = [(e.event_time, d) for e, d in doses if d.given]
     levels = [
@@ -209,7 +220,7 @@ def _typical_over_time(
     for _, values, genes in changes:
         covariates = {**values, **covariates}
         genotype = {**genes, **genotype}
-    if not changes:
+    if not any(isinstance(entry.content, PatientFacts) for entry in counted):
         raise CovariateError(f"{model.model} waits for a patient record with the covariates it needs")
     starts: list[float] = []
     rows: list[np.ndarray] = []
@@ -229,12 +240,15 @@ def _typical_over_time(
 def _plan(counted: Sequence[Entry], drug: str, as_of: int) -> tuple[tuple[PlannedDose, ...], bool, bool]:
     """Planned doses still to come, whether a regimen is in force, and whether an overdue one was dropped.
 
-    A dose, given or missed, confirms the nearest unconfirmed planned dose within the grace time, early ones too.
+    A dose, given or missed, confirms the nearest unconfirmed planned dose within the grace time, early ones too. A
+    discharge ends every plan.
     """
     plan: list[tuple[PlannedDose, int]] = []
     has_plan = False
     for entry in counted:
-        if isinstance(entry.content, Regimen) and entry.content.drug == drug:
+        if entry.kind == "discharge":
+            plan, has_plan = [], False
+        elif isinstance(entry.content, Regimen) and entry.content.drug == drug:
             has_plan = True
             grace = int(entry.content.grace_h * NS_PER_HOUR)
             plan = [(p, g) for p, g in plan if p.due <= entry.event_time]

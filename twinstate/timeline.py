@@ -191,7 +191,12 @@ class Timeline:
             return Verdict(
                 Outcome.LATE,
                 f"{behind / NS_PER_HOUR:.2f} h behind the patient's watermark; a {what} of kind {entry.kind} may come "
-                f"{limit / NS_PER_HOUR:g} h behind it at most; send history with the header twin-backfill",
+                f"{limit / NS_PER_HOUR:g} h behind it at most"
+                + (
+                    "; send history with the header twin-backfill"
+                    if limit < rules.revision(entry.kind)
+                    else ""
+                ),
             )
         return Verdict(Outcome.APPLIED, "")
 

@@ -106,7 +106,7 @@ class Twin:
     opening: tuple[Episode, ...] = ()
     settled_revised: int = 0
     story: list[Episode] = field(default_factory=list)
-    memo: Memo = field(default_factory=lambda: Memo(96))
+    memo: Memo = field(default_factory=Memo)
 
     def take(
         self, entry: Entry, append_time: int, rules: Rules, *, backfill: bool
@@ -124,7 +124,7 @@ class Twin:
         since = self.timeline.accept(entry)
         transitions: list[Transition] = []
         if since is not None:
-            if watermark is not None and since < watermark - times.settled:
+            if watermark is not None and since <= watermark - times.settled:
                 self.settled_revised += 1
             if entry.kind != "wearable" or not self._no_point_between(watermark, since):
                 transitions = self.follow(since, rules)
@@ -206,6 +206,8 @@ class Twin:
                 try:
                     therapy = therapy_at(entries, model, library, at)
                 except CovariateError:
+                    # What cannot be assessed keeps what was last said of it.
+                    risks += [risk for risk in (before[-1].risks if before else ()) if risk.drug == drug]
                     continue
                 heard = self._heard(model, library, at, whole=False)
                 outlook = look_ahead(therapy, self.memo, horizon_of(model), heard)
@@ -343,8 +345,13 @@ class Twin:
         return closed
 
 
-def thaw(stored: StoredTwin, rules: Rules) -> Twin:
+def thaw(stored: StoredTwin, rules: Rules, memo: Memo | None = None) -> Twin:
     """Bring a twin back from its bytes.
+
+    Args:
+        stored: From `freeze`.
+        rules: Those it was frozen under.
+        memo: Cache to share with other twins.
 
     Raises:
         msgspec.ValidationError: The bytes were written in another format.
@@ -369,6 +376,7 @@ def thaw(stored: StoredTwin, rules: Rules) -> Twin:
         announced={a.episode.id: a for a in memory.announced},
         opening=memory.opening,
         settled_revised=memory.settled_revised,
+        memo=Memo() if memo is None else memo,
     )
     twin.story = tell_story(twin.decisions, rules.library.policy, rules.source, twin.patient, twin.opening)
     return twin

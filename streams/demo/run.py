@@ -390,7 +390,11 @@ def run_up(directory: Path) -> int:
     with staged(directory, console, keep=True) as stage:
         stage.child("worker", "streams", "worker")
         stage.child("api", "streams", "serve")
-        console.print("Up. Ctrl-C ends everything; the data stays.")
+        console.print(
+            f"Up: API {stage.api_url}. In another terminal: . {directory}/environment, then twin publish, twin state\n"
+            f"Ctrl-C ends everything; the data stays in {directory}.",
+            highlight=False,
+        )
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 stage.group.require_running()

@@ -112,7 +112,7 @@ def _risks(
     records = [record for record in records if record.event_time <= at]
     # Of a feared drug nothing may count any more; then it must be seen to clear.
     feared = {risk.drug for risk in before if risk.probability >= library.policy.clear_probability}
-    risks = []
+    risks: list[PointRisk] = []
     for drug in sorted({*drugs_named(records, library, at), *feared}):
         model = library.drugs[drug]
         if not model.thresholds:
@@ -120,7 +120,9 @@ def _risks(
         try:
             known = know(records, model, library, at, horizon_of(model))
         except CovariateError:
-            continue  # what cannot be assessed keeps its state
+            # What cannot be assessed keeps what was last said of it.
+            risks.extend(risk for risk in before if risk.drug == drug)
+            continue
         windows = heard(chart, model, at, until_hour=at)
         exposure = expose(model, known, at, horizon_of(model), windows, library)
         for threshold in model.thresholds:

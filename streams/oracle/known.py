@@ -61,10 +61,18 @@ def drugs_named(records: Sequence[Entry], library: Library, at: int) -> list[str
             content = record.content
             of_drug = isinstance(content, Dose | Regimen) and content.drug == model.drug
             of_level = isinstance(content, Lab) and content.analyte == model.analyte
-            if (of_drug or of_level) and record.event_time >= at - int(model.keep_h * NS_PER_HOUR):
+            if (of_drug or of_level) and counts(record, at - int(model.keep_h * NS_PER_HOUR)):
                 drugs.append(model.drug)
                 break
     return sorted(drugs)
+
+
+def counts(record: Entry, oldest: int) -> bool:
+    """Whether a record counts for a model that looks back to `oldest` (UTC ns); a regimen by its last planned dose."""
+    last = record.event_time
+    if isinstance(record.content, Regimen):
+        last = max([last, *(dose.due for dose in record.content.doses)])
+    return last >= oldest or record.kind in NEVER_FORGOTTEN
 
 
 def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, horizon_h: float) -> Known:
@@ -81,11 +89,7 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
         CovariateError: Nothing that counts tells a covariate the model needs.
     """
     keep = int(model.keep_h * NS_PER_HOUR)
-    counting = [
-        record
-        for record in records
-        if record.event_time <= at and (record.event_time >= at - keep or record.kind in NEVER_FORGOTTEN)
-    ]
+    counting = [record for record in records if record.event_time <= at and counts(record, at - keep)]
     given: list[tuple[int, Dose]] = []
     measured: list[Entry] = []
     for record in counting:
@@ -173,7 +177,7 @@ def _covariates_over_time(
             covariate = library.analytes[content.analyte].covariate
             if covariate is not None:
                 told.append((record.event_time, {covariate: content.value}, {}))
-    if not told:
+    if not any(record.kind == "patient" for record in counting):
         raise CovariateError(f"{model.model} waits for a patient record with the covariates it needs")
     starts: list[float] = []
     rows: list[NDArray[np.float64]] = []
@@ -199,6 +203,9 @@ def _plan_at(counting: Sequence[Entry], drug: str) -> tuple[list[tuple[PlannedDo
     has_plan = False
     for record in counting:
         content = record.content
+        if record.kind == "discharge":
+            plan = []
+            has_plan = False
         if isinstance(content, Regimen) and content.drug == drug:
             has_plan = True
             still_valid = [(dose, grace) for dose, grace in plan if dose.due <= record.event_time]

@@ -172,6 +172,38 @@ BAD = {
         "wrong_schema",
         '"unit": "kg"',
     ),
+    "a number without its unit": (
+        raw(record("patient", {"covariates": {"weight": 70}})),
+        "wrong_schema",
+        '"weight": {"value": ..., "unit": "kg"}',
+    ),
+    "a plan without end": (
+        raw(
+            record(
+                "regimen",
+                {
+                    "drug": "vancomycin",
+                    "lines": [
+                        {
+                            "amount": {"value": 1, "unit": "g"},
+                            "route": "iv",
+                            "first_due": "2026-03-01T09:00:00Z",
+                            "every_h": 0.01,
+                            "count": 600,
+                        }
+                    ]
+                    * 2,
+                },
+            )
+        ),
+        "wrong_schema",
+        "1200 doses",
+    ),
+    "samples that end before the frame": (
+        raw(record("wearable", changed(FRAME, period_s=None, offsets_s=[-3, -2, -1]))),
+        "bad_frame",
+        "last sample",
+    ),
     "a word nobody knows": (raw(record("patient", {"covariates": {"sex": "x"}})), "wrong_schema", "female"),
     "a weight nobody has": (
         raw(record("patient", {"covariates": {"weight": {"value": 7000, "unit": "kg"}}})),
