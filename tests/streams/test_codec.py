@@ -177,7 +177,7 @@ BAD = {
         "wrong_schema",
         '"weight": {"value": ..., "unit": "kg"}',
     ),
-    "a plan without end": (
+    "a plan of more than a thousand doses": (
         raw(
             record(
                 "regimen",
