@@ -56,6 +56,8 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 # Stored times are 64-bit nanoseconds (1677 to 2262): a moment outside these years is a clock that is wrong.
 _EARLIEST = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
 _LATEST = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+# Built once, as modules are loaded: msgspec crashes when two threads build the decoder of one type at the same time.
+_WIRE = msgspec.json.Decoder(WireRecord)
 _LONGEST_PLAN_H = 24.0 * 366 * 10
 
 
@@ -102,7 +104,6 @@ class Decoder:
         self._library = library
         self._partition = partition
         self._partitions = partitions
-        self._json = msgspec.json.Decoder(WireRecord)
 
     def decode(self, raw: RawRecord) -> Accepted | Refusal:
         """Decode one record; never raises for what a sender can do wrong."""
@@ -142,7 +143,7 @@ class Decoder:
                 f"the body has {len(raw.value)} bytes, more than the {LARGEST_RECORD} allowed; split the frame",
             )
         try:
-            record: WireRecord = self._json.decode(raw.value)
+            record: WireRecord = _WIRE.decode(raw.value)
         except RecursionError:
             raise _Refused(
                 "not_json", "the body is nested too deeply to be read; send a plain record"

@@ -75,6 +75,11 @@ class TwinMemory(msgspec.Struct, frozen=True, array_like=True):
     gone_until: int | None
 
 
+# Built once, as modules are loaded: msgspec crashes when two threads build the decoder of one type at the same time.
+_DOCUMENT = msgspec.msgpack.Decoder(TwinDocument)
+_MEMORY = msgspec.msgpack.Decoder(TwinMemory)
+
+
 class StoredTwin(NamedTuple):
     """The two parts a twin is kept as."""
 
@@ -356,8 +361,8 @@ def thaw(stored: StoredTwin, rules: Rules, memo: Memo | None = None) -> Twin:
     Raises:
         msgspec.ValidationError: The bytes were written in another format.
     """
-    document = msgspec.msgpack.decode(stored.canonical, type=TwinDocument)
-    memory = msgspec.msgpack.decode(stored.rest, type=TwinMemory)
+    document = _DOCUMENT.decode(stored.canonical)
+    memory = _MEMORY.decode(stored.rest)
     timeline = Timeline(
         entries={e.identity: e for e in document.entries},
         frames={e.identity: e for e in memory.frames},
