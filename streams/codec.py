@@ -50,6 +50,8 @@ from twinstate.units import AMOUNT, to_canonical
 
 LARGEST_RECORD = 64 * 1024
 MOST_PLANNED_DOSES = 1000
+MOST_OVERLAPPING = 32  # infusions of a steady-state train that may run at once
+LARGEST_DOSE_MG = 1e6  # 1 kg: beyond every drug there is; a mistaken unit, or a broken sender
 BACKFILL_HEADER = "twin-backfill"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -255,6 +257,13 @@ class Decoder:
             raise _Refused(
                 "wrong_schema", "payload.amount and payload.route are required for a dose that was given"
             )
+        interval = payload.steady_state_interval_h
+        if interval is not None and payload.duration_h > MOST_OVERLAPPING * interval:
+            raise _Refused(
+                "implausible",
+                f"payload.duration_h {payload.duration_h:g} is more than {MOST_OVERLAPPING} times "
+                f"payload.steady_state_interval_h {interval:g}; check both",
+            )
         return Dose(
             drug=payload.drug,
             given=True,
@@ -322,9 +331,10 @@ class Decoder:
 
     def _amount(self, amount: Quantity, place: str) -> float:
         number = to_canonical(amount.value, amount.unit, AMOUNT, place)
-        if not number > 0.0:
+        if not 0.0 < number <= LARGEST_DOSE_MG:
             raise _Refused(
-                "implausible", f"{place} is {amount.value:g} {amount.unit}; a dose is more than nothing"
+                "implausible",
+                f"{place} is {amount.value:g} {amount.unit}; a dose is more than nothing and at most 1 kg",
             )
         return number
 

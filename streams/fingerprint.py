@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
+import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +36,8 @@ def _machine() -> str:
         numba.__version__,
         version("llvmlite"),
         os.environ.get("NUMBA_CPU_NAME", ""),
+        json.dumps(np.lib.introspect.opt_func_info(func_name="^(exp|sqrt)$"), sort_keys=True),
+        " ".join(platform.libc_ver()),
         f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}",
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

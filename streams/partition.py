@@ -344,7 +344,7 @@ class PartitionProcessor:
 
             await asyncio.to_thread(remember)
         began = time.monotonic()
-        outcome = await asyncio.to_thread(pipeline.update, decoded)
+        outcome = await asyncio.to_thread(pipeline.update, decoded, lambda: self.status.alive("updating"))
         self.status.update_s += time.monotonic() - began
         return outcome
 

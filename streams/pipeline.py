@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
 EVENT_SOURCE = "urn:twin-updater"
 EVENT_TYPE = "org.twin-updater.risk.{}.v1"
 # A larger body does not pass through Redis: the publisher reads it again from the input topic.
+LARGEST_OUTBOX_BODY = 256 * 1024
 # Fits and forecasts remembered, some 10 kB each.
 MEMO_SIZE = 4096
-LARGEST_OUTBOX_BODY = 256 * 1024
 
 
 @dataclass
@@ -86,13 +86,19 @@ class Pipeline:
         """Drop every twin from memory: what Redis holds is the truth."""
         self._twins.clear()
 
-    def update(self, batch: Batch) -> BatchOutcome:
-        """Apply a decoded batch whose twins are all in memory."""
+    def update(self, batch: Batch, progress: Callable[[], None] = lambda: None) -> BatchOutcome:
+        """Apply a decoded batch whose twins are all in memory.
+
+        Args:
+            batch: From `decode`.
+            progress: Called after each record: a batch may be long work, and its watchdog must know that it goes on.
+        """
         outgoing: list[Outgoing] = []
         counts: Counter[str] = Counter()
         trace: list[Mapping[str, Any]] = []
         changed: dict[str, None] = {}
         for raw, decoded in batch.records:
+            progress()
             if isinstance(decoded, Refusal):
                 outgoing.append(dead_letter(raw, decoded, self.partition, 1))
                 counts[f"dead_letters.{decoded.reason}"] += 1
@@ -269,7 +275,7 @@ def index_row(document: TwinDocument) -> bytes:
             "levels": sum(e.levels for e in document.estimates),
             "standing": len(document.standing),
             "highest_probability": max(
-                (r.probability for e in document.estimates for r in e.risks), default=0.0
+                (r.probability for e in document.estimates for r in e.risks), default=None
             ),
         }
     )

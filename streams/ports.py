@@ -8,7 +8,7 @@ Nothing here knows Kafka, Redis or Faust. One batch travels like this:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol
@@ -91,8 +91,8 @@ class Pipeline(Protocol):
     def remember(self, patient: str, stored: StoredTwin | None) -> None:
         """Take a patient into memory as stored; None for one never seen."""
 
-    def update(self, batch: Any) -> BatchOutcome:
-        """Fold the batch into its twins: pure, and heavy on the processor."""
+    def update(self, batch: Any, progress: Callable[[], None]) -> BatchOutcome:
+        """Fold the batch into its twins: heavy on the processor; `progress` is called while it goes on."""
 
     def forget(self) -> None:
         """Drop every twin from memory: the store did not take the last outcome."""

@@ -18,7 +18,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 Slug = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
 Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
+InfusionHours = Annotated[float, Meta(ge=0, le=720)]
 
 
 class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +43,7 @@ class RegimenLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first_due: Moment
     every_h: Positive
     count: Annotated[int, Meta(ge=1, le=1000)]
-    duration_h: NotNegative = 0.0
+    duration_h: InfusionHours = 0.0
 
 
 class RegimenPayload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,8 +61,8 @@ class DosePayload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: Literal["given", "missed"]
     amount: Quantity | None = None
     route: Literal["iv", "oral"] | None = None
-    duration_h: NotNegative = 0.0
-    steady_state_interval_h: Positive | None = None
+    duration_h: InfusionHours = 0.0
+    steady_state_interval_h: Annotated[float, Meta(ge=0.25, le=720)] | None = None
 
 
 class LabPayload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class FakePipeline:
     def forget(self) -> None:
         self.twins.clear()
 
-    def update(self, batch: Sequence[RawRecord]) -> BatchOutcome:
+    def update(self, batch: Sequence[RawRecord], progress: Callable[[], None] = lambda: None) -> BatchOutcome:
         outgoing: list[Outgoing] = []
         changed: dict[str, Tally] = {}
         for record in batch:

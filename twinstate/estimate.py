@@ -15,7 +15,17 @@ from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.history import Entry, Lab
 from twinstate.library import Library
-from twinstate.outlook import LOOK_BACK_H, STEP_H, Heard, Memo, Outlook, fit_levels, look_ahead, residual_of
+from twinstate.outlook import (
+    LOOK_BACK_H,
+    STEP_H,
+    Heard,
+    Memo,
+    Outlook,
+    fit_levels,
+    levels_disagree,
+    look_ahead,
+    residual_of,
+)
 from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.pk.propagate import solve_points
 from twinstate.risk.assess import (
@@ -195,7 +205,7 @@ def estimate_drug(
             for entry in therapy.lab_entries
             if (check := check_level(entries, entry, model, library, memo)) is not None
         ),
-        flags=therapy.flags,
+        flags=(*therapy.flags, *(("levels_disagree",) if levels_disagree(outlook) else ())),
         channel=_channel(outlook, horizon),
     )
 

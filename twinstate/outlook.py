@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 STEP_H = 0.5
 LOOK_BACK_H = 24.0
+# Fewer effective points than these cannot carry a 90 % interval.
+LEAST_EFFECTIVE_SIZE = 20.0
 # Read a peak just after the dose: a level at the very time of a dose is the one before it.
 JUST_AFTER_H = 1e-6
 INPUT_DURATION = STRUCTURAL_PARAMETERS.index("input_duration")
@@ -95,6 +97,15 @@ class Outlook(NamedTuple):
     def now(self) -> int:
         """Position of `as_of` in `times_h`."""
         return int(self.grid[round(LOOK_BACK_H / STEP_H)])
+
+
+def levels_disagree(outlook: Outlook) -> bool:
+    """Whether the levels contradict the model, or one another, so much that hardly any point explains them.
+
+    The interval of such a posterior is far too narrow: a level may be wrong (drawn from the line, at another time, of
+    another patient), or the model may not fit this patient.
+    """
+    return len(outlook.therapy.lab_entries) > 0 and outlook.fit.cloud.effective_size < LEAST_EFFECTIVE_SIZE
 
 
 def residual_of(model: DrugModel) -> Residual:

@@ -19,7 +19,7 @@ from twinstate.errors import CovariateError
 from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
 from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
-from twinstate.population.covariates import doses_outside, typical_log_parameters
+from twinstate.population.covariates import doses_outside, newest, typical_log_parameters
 from twinstate.timeline import LASTING_KINDS
 from twinstate.types import NS_PER_HOUR, hours
 
@@ -64,19 +64,11 @@ def drugs_of(entries: Sequence[Entry], library: Library, as_of: int) -> set[str]
             models = [m for m in library.drugs.values() if m.analyte == content.analyte]
         else:
             continue
-        named.update(m.drug for m in models if counts(entry, as_of - int(m.keep_h * NS_PER_HOUR)))
+        last = entry.event_time
+        if isinstance(content, Regimen) and content.doses:
+            last = max(last, content.doses[-1].due)
+        named.update(m.drug for m in models if last >= as_of - int(m.keep_h * NS_PER_HOUR))
     return named
-
-
-def counts(entry: Entry, oldest: int) -> bool:
-    """Whether an entry still counts for a model that looks back to `oldest` (UTC ns).
-
-    A regimen counts by its last planned dose: an order of last month with doses ahead is no old order.
-    """
-    if entry.kind in LASTING_KINDS or entry.event_time >= oldest:
-        return True
-    content = entry.content
-    return isinstance(content, Regimen) and bool(content.doses) and content.doses[-1].due >= oldest
 
 
 def until(entries: Sequence[Entry], as_of: int) -> Sequence[Entry]:
@@ -97,7 +89,7 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
         CovariateError: No accepted record gives a covariate the model needs.
     """
     oldest = as_of - int(model.keep_h * NS_PER_HOUR)
-    counted = [e for e in until(entries, as_of) if counts(e, oldest)]
+    counted = [e for e in until(entries, as_of) if e.event_time >= oldest or e.kind in LASTING_KINDS]
     doses = [(e, e.content) for e in counted if isinstance(e.content, Dose) and e.content.drug == model.drug]
     given = [(e.event_time, d) for e, d in doses if d.given]
     levels = [
@@ -226,7 +218,7 @@ def _typical_over_time(
     rows: list[np.ndarray] = []
     outside: tuple[str, ...] = ()
     for event_time, values, genes in changes:
-        covariates = {**covariates, **values}
+        covariates = newest(covariates, values)
         genotype = {**genotype, **genes}
         typical = typical_log_parameters(model, covariates, genotype)
         outside = typical.outside
@@ -240,29 +232,35 @@ def _typical_over_time(
 def _plan(counted: Sequence[Entry], drug: str, as_of: int) -> tuple[tuple[PlannedDose, ...], bool, bool]:
     """Planned doses still to come, whether a regimen is in force, and whether an overdue one was dropped.
 
-    A dose, given or missed, confirms the nearest unconfirmed planned dose within the grace time, early ones too. A
-    discharge ends every plan.
+    A dose, given or missed, confirms the nearest unconfirmed dose of the plan as it stands at that moment, within the
+    grace time, early ones too. An order replaces what was due after it; what it plans for the time before it, and was
+    given by then, is confirmed already. A discharge ends every plan.
     """
     plan: list[tuple[PlannedDose, int]] = []
+    taken: list[int] = []
     has_plan = False
     for entry in counted:
+        content = entry.content
         if entry.kind == "discharge":
             plan, has_plan = [], False
-        elif isinstance(entry.content, Regimen) and entry.content.drug == drug:
+        elif isinstance(content, Regimen) and content.drug == drug:
             has_plan = True
-            grace = int(entry.content.grace_h * NS_PER_HOUR)
+            grace = int(content.grace_h * NS_PER_HOUR)
             plan = [(p, g) for p, g in plan if p.due <= entry.event_time]
-            plan += [(p, grace) for p in entry.content.doses]
-    plan.sort(key=lambda item: (item[0].due, item[0].amount_mg))
-    for entry in counted:
-        if not (isinstance(entry.content, Dose) and entry.content.drug == drug):
-            continue
-        near = [
-            (abs(p.due - entry.event_time), i)
-            for i, (p, g) in enumerate(plan)
-            if abs(p.due - entry.event_time) <= g
-        ]
-        if near:
-            del plan[min(near)[1]]
+            plan += [
+                (p, grace)
+                for p in content.doses
+                if p.due > entry.event_time or not any(abs(p.due - at) <= grace for at in taken)
+            ]
+            plan.sort(key=lambda item: (item[0].due, item[0].amount_mg))
+        elif isinstance(content, Dose) and content.drug == drug:
+            taken.append(entry.event_time)
+            near = [
+                (abs(p.due - entry.event_time), i)
+                for i, (p, g) in enumerate(plan)
+                if abs(p.due - entry.event_time) <= g
+            ]
+            if near:
+                del plan[min(near)[1]]
     ahead = tuple(p for p, grace in plan if p.due > as_of - grace)
     return ahead, has_plan, len(ahead) < len(plan)

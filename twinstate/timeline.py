@@ -90,8 +90,8 @@ class Verdict(NamedTuple):
     reason: str
 
 
-# A weight or a genotype holds until another is told, however long ago it was said.
-LASTING_KINDS = ("patient", "discharge")
+# What holds until another is told, however long ago it was said: a weight, an order, an absence.
+LASTING_KINDS = ("patient", "regimen", "discharge")
 
 
 class WindowKey(NamedTuple):

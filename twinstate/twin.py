@@ -7,6 +7,7 @@ opening episodes is derived, so a twin thrown away and thawed from its bytes goe
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,10 +15,10 @@ import msgspec
 
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
-from twinstate.estimate import DrugEstimate, assumption, estimate_drug, horizon_of
-from twinstate.history import Entry, Window
+from twinstate.estimate import DrugEstimate, estimate_drug, horizon_of
+from twinstate.history import Entry, Lab, Window
 from twinstate.library import Library
-from twinstate.outlook import Heard, Memo, look_ahead
+from twinstate.outlook import Heard, Memo, levels_disagree, look_ahead
 from twinstate.risk.assess import assess
 from twinstate.risk.episodes import (
     Announcement,
@@ -199,46 +200,53 @@ class Twin:
         return document, memory
 
     def _decide(self, at: int, before: list[Decision], rules: Rules) -> Decision:
-        """Assess every threshold of every drug at one point."""
+        """Assess every threshold of every drug at one point; one drug's failure leaves the others assessed."""
         library = rules.library
         entries = until(self.timeline.in_order(), at)
+        last = before[-1].risks if before else ()
         risks: list[PointRisk] = []
-        try:
-            for drug in sorted(drugs_of(entries, library, at) | self._feared(before, rules)):
-                model = library.drugs[drug]
-                if not model.thresholds:
-                    continue
-                try:
-                    therapy = therapy_at(entries, model, library, at)
-                except CovariateError:
-                    # What cannot be assessed keeps what was last said of it.
-                    risks += [risk for risk in (before[-1].risks if before else ()) if risk.drug == drug]
-                    continue
-                heard = self._heard(model, library, at, whole=False)
-                outlook = look_ahead(therapy, self.memo, horizon_of(model), heard)
-                for threshold in model.thresholds:
-                    risk = assess(outlook, threshold)
-                    risks.append(
-                        PointRisk(
-                            drug=drug,
-                            threshold=threshold.name,
-                            version=str(threshold.version),
-                            probability=risk.probability,
-                            error=risk.error,
-                            median=risk.metric.median,
-                            low=risk.metric.low,
-                            high=risk.metric.high,
-                            capped=bool(therapy.outside),
-                            planned=therapy.has_plan,
-                            levels=len(therapy.lab_entries),
-                        )
-                    )
-        except MemoryError:
-            raise
-        except Exception as failure:
-            kept = before[-1].risks if before else ()
-            return Decision(at, kept, failure=str(failure) or type(failure).__name__)
-        return Decision(at, tuple(risks))
+        failures: list[str] = []
+        for drug in sorted(drugs_of(entries, library, at) | self._feared(before, rules)):
+            model = library.drugs[drug]
+            if not model.thresholds:
+                continue
+            try:
+                risks += self._assess(entries, model, at, library)
+            except CovariateError:
+                # What cannot be assessed keeps what was last said of it.
+                risks += [risk for risk in last if risk.drug == drug]
+            except MemoryError:
+                raise
+            except Exception as failure:
+                failures.append(f"{drug}: {failure or type(failure).__name__}")
+                risks += [risk for risk in last if risk.drug == drug]
+        return Decision(at, tuple(risks), failure="; ".join(failures))
+
+    def _assess(
+        self, entries: Sequence[Entry], model: DrugModel, at: int, library: Library
+    ) -> list[PointRisk]:
+        therapy = therapy_at(entries, model, library, at)
+        heard = self._heard(model, library, at, whole=False)
+        outlook = look_ahead(therapy, self.memo, horizon_of(model), heard)
+        risks = []
+        for threshold in model.thresholds:
+            risk = assess(outlook, threshold)
+            risks.append(
+                PointRisk(
+                    drug=model.drug,
+                    threshold=threshold.name,
+                    version=str(threshold.version),
+                    probability=risk.probability,
+                    error=risk.error,
+                    median=risk.metric.median,
+                    low=risk.metric.low,
+                    high=risk.metric.high,
+                    capped=bool(therapy.outside) or levels_disagree(outlook),
+                    planned=therapy.has_plan,
+                    levels=len(therapy.lab_entries),
+                )
+            )
+        return risks
 
     def _estimate(self, rules: Rules, watermark: int) -> tuple[tuple[DrugEstimate, ...], str]:
         entries = until(self.timeline.in_order(), watermark)
@@ -295,6 +303,12 @@ class Twin:
             for signal, s in self.timeline.windows.items()
             if s and signal not in modelled
         }
+        analytes = rules.library.analytes
+        for entry in self.timeline.in_order():
+            if isinstance(entry.content, Lab):
+                usual = analytes[entry.content.analyte].usual
+                if usual is not None and not usual.holds(entry.content.value):
+                    flags.add(f"{entry.content.analyte}:unusual")
         away = self._absences()
         if any(
             s < e.event_time < (end or e.event_time + 1) for s, end in away for e in self.timeline.in_order()
@@ -390,6 +404,3 @@ def thaw(stored: StoredTwin, rules: Rules, memo: Memo | None = None) -> Twin:
 def encode(part: TwinDocument | TwinMemory) -> bytes:
     """Deterministic bytes of a document: same values, same bytes."""
     return msgspec.msgpack.encode(part, order="deterministic")
-
-
-__all__ = ["Rules", "StoredTwin", "Twin", "TwinDocument", "TwinMemory", "assumption", "encode", "thaw"]

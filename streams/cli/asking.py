@@ -96,7 +96,7 @@ def twins(
                 t.patient,
                 t.state,
                 ", ".join(t.drugs),
-                chance(t.highest_probability),
+                "unknown" if t.highest_probability is None else chance(t.highest_probability),
                 t.standing,
                 t.levels,
                 minute(t.watermark),

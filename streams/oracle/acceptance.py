@@ -29,7 +29,7 @@ class Chart(dict[Identity, Entry]):
 APPLIED, DUPLICATE, SUPERSEDED = "applied", "duplicate", "superseded"
 LATE, FUTURE = "late", "future"
 # Who the patient is, and whether he is here, holds until something else is said.
-NEVER_FORGOTTEN = ("patient", "discharge")
+NEVER_FORGOTTEN = ("patient", "regimen", "discharge")
 
 
 def nanoseconds(hours: float) -> int:

@@ -18,6 +18,7 @@ from streams.oracle.exposure import (
     DAY,
     QUANTILES,
     Exposure,
+    contradictory,
     expose,
     fit,
     highest_day,
@@ -154,6 +155,11 @@ def _quality(
     for signal in windows:
         if all(model.channel is None or model.channel.signal != signal for model in library.drugs.values()):
             flags.add(f"{signal}:unmodelled")
+    for record in records:
+        if isinstance(record.content, Lab):
+            usual = library.analytes[record.content.analyte].usual
+            if usual is not None and not usual.low <= record.content.value <= usual.high:
+                flags.add(f"{record.content.analyte}:unusual")
     for left, back in absences(chart):
         if any(left < record.event_time and (back is None or record.event_time < back) for record in records):
             flags.add("after_discharge")
@@ -196,7 +202,7 @@ def _estimate(
         assumes=_assumes(known),
         risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
         checks=tuple(check for check in checks if check is not None),
-        flags=known.flags,
+        flags=(*known.flags, *(["levels_disagree"] if contradictory(exposure, known) else [])),
         channel=_channel(exposure, model, horizon_h),
     )
 

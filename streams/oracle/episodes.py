@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from streams.oracle.acceptance import Chart, absences, frames_of, hour_end, records_of, watermark_of
-from streams.oracle.exposure import expose, horizon_of, risk_of
+from streams.oracle.exposure import contradictory, expose, horizon_of, risk_of
 from streams.oracle.known import drugs_named, heard, know
+from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.history import Entry
 from twinstate.library import Library
@@ -94,55 +95,62 @@ def evaluate(chart: Chart, library: Library, computed: dict[int, Point], closed:
             computed[time] = Point(time, (), leaves=True)
         elif time not in computed:
             before = points[-1].risks if points else ()
-            try:
-                computed[time] = Point(time, _risks(chart, records, library, time, before), leaves=False)
-            except MemoryError:
-                raise
-            except Exception:
-                # Keeps what the point before decided, and is tried again with the next record.
-                points.append(Point(time, before, leaves=False))
+            risks, failed = _risks(chart, records, library, time, before)
+            if failed:  # not remembered: tried again with the next record
+                points.append(Point(time, risks, leaves=False))
                 continue
+            computed[time] = Point(time, risks, leaves=False)
         points.append(computed[time])
     return points
 
 
 def _risks(
     chart: Chart, records: list[Entry], library: Library, at: int, before: tuple[PointRisk, ...]
-) -> tuple[PointRisk, ...]:
+) -> tuple[tuple[PointRisk, ...], bool]:
+    """What every threshold says at a point, and whether the arithmetic of some drug failed there."""
     records = [record for record in records if record.event_time <= at]
     # Of a feared drug nothing may count any more; then it must be seen to clear.
     feared = {risk.drug for risk in before if risk.probability >= library.policy.clear_probability}
     risks: list[PointRisk] = []
+    failed = False
     for drug in sorted({*drugs_named(records, library, at), *feared}):
-        model = library.drugs[drug]
-        if not model.thresholds:
+        if not library.drugs[drug].thresholds:
             continue
         try:
-            known = know(records, model, library, at, horizon_of(model))
-        except CovariateError:
-            # What cannot be assessed keeps what was last said of it.
+            risks.extend(_risks_of(chart, records, library.drugs[drug], library, at))
+        except MemoryError:
+            raise
+        except Exception as error:
+            # What cannot be assessed keeps what was last said of it; the other drugs go on.
+            failed = failed or not isinstance(error, CovariateError)
             risks.extend(risk for risk in before if risk.drug == drug)
-            continue
-        windows = heard(chart, model, at, until_hour=at)
-        exposure = expose(model, known, at, horizon_of(model), windows, library)
-        for threshold in model.thresholds:
-            risk = risk_of(exposure, model, threshold)
-            risks.append(
-                PointRisk(
-                    drug=drug,
-                    threshold=threshold.name,
-                    version=threshold.version,
-                    probability=risk.probability,
-                    error=risk.error,
-                    median=risk.metric.median,
-                    low=risk.metric.low,
-                    high=risk.metric.high,
-                    capped=bool(known.outside),
-                    planned=known.has_plan,
-                    levels=len(known.levels),
-                )
+    return tuple(risks), failed
+
+
+def _risks_of(
+    chart: Chart, records: list[Entry], model: DrugModel, library: Library, at: int
+) -> list[PointRisk]:
+    known = know(records, model, library, at, horizon_of(model))
+    exposure = expose(model, known, at, horizon_of(model), heard(chart, model, at, until_hour=at), library)
+    risks = []
+    for threshold in model.thresholds:
+        risk = risk_of(exposure, model, threshold)
+        risks.append(
+            PointRisk(
+                drug=model.drug,
+                threshold=threshold.name,
+                version=threshold.version,
+                probability=risk.probability,
+                error=risk.error,
+                median=risk.metric.median,
+                low=risk.metric.low,
+                high=risk.metric.high,
+                capped=bool(known.outside) or contradictory(exposure, known),
+                planned=known.has_plan,
+                levels=len(known.levels),
             )
-    return tuple(risks)
+        )
+    return risks
 
 
 def spells_of(points: list[Point], policy: Policy, source: str, patient: str) -> list[Spell]:

@@ -106,6 +106,11 @@ def expose(
     return Exposure(gaussian, cloud, [times_h.index(time) for time in grid_h], concentration, auc, channel)
 
 
+def contradictory(exposure: Exposure, known: Known) -> bool:
+    """Whether hardly any point explains the levels: fewer than 20 effective ones."""
+    return bool(known.levels) and exposure.cloud.effective_size < 20.0
+
+
 def peak(exposure: Exposure, horizon_h: float) -> NDArray[np.float64]:
     """Highest concentration from now to the horizon, mg/L, (points,)."""
     last = exposure.grid[DAY + round(horizon_h / GRID_H)]

@@ -61,18 +61,13 @@ def drugs_named(records: Sequence[Entry], library: Library, at: int) -> list[str
             content = record.content
             of_drug = isinstance(content, Dose | Regimen) and content.drug == model.drug
             of_level = isinstance(content, Lab) and content.analyte == model.analyte
-            if (of_drug or of_level) and counts(record, at - int(model.keep_h * NS_PER_HOUR)):
+            last = record.event_time
+            if isinstance(content, Regimen):
+                last = max([last, *(dose.due for dose in content.doses)])
+            if (of_drug or of_level) and last >= at - int(model.keep_h * NS_PER_HOUR):
                 drugs.append(model.drug)
                 break
     return sorted(drugs)
-
-
-def counts(record: Entry, oldest: int) -> bool:
-    """Whether a record counts for a model that looks back to `oldest` (UTC ns); a regimen by its last planned dose."""
-    last = record.event_time
-    if isinstance(record.content, Regimen):
-        last = max([last, *(dose.due for dose in record.content.doses)])
-    return last >= oldest or record.kind in NEVER_FORGOTTEN
 
 
 def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, horizon_h: float) -> Known:
@@ -89,7 +84,11 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
         CovariateError: Nothing that counts tells a covariate the model needs.
     """
     keep = int(model.keep_h * NS_PER_HOUR)
-    counting = [record for record in records if record.event_time <= at and counts(record, at - keep)]
+    counting = [
+        record
+        for record in records
+        if record.event_time <= at and (record.event_time >= at - keep or record.kind in NEVER_FORGOTTEN)
+    ]
     given: list[tuple[int, Dose]] = []
     measured: list[Entry] = []
     for record in counting:
@@ -185,10 +184,17 @@ def _covariates_over_time(
     for now in range(len(told)):
         covariates: dict[str, CovariateValue] = {}
         genotype: dict[str, str] = {}
-        # What comes later is overwritten by what came first, and that by what was told last up to now.
-        for _, values, genes in [*reversed(told), *told[: now + 1]]:
+        # Before it was first told, a thing has its first value; what was told last up to now overwrites it.
+        for _, values, genes in reversed(told):
             covariates.update(values)
             genotype.update(genes)
+        for _, values, genes in told[: now + 1]:
+            covariates.update(values)
+            genotype.update(genes)
+            # A clearance that was sent is no longer true once creatinine was measured anew.
+            whole = {"age", "weight", "sex", "creatinine"} <= covariates.keys()
+            if "creatinine" in values and "creatinine_clearance" not in values and whole:
+                covariates.pop("creatinine_clearance", None)
         typical = typical_log_parameters(model, covariates, genotype)
         outside = typical.outside
         if not rows or typical.log_typical.tobytes() != rows[-1].tobytes():
@@ -200,27 +206,32 @@ def _covariates_over_time(
 def _plan_at(counting: Sequence[Entry], drug: str) -> tuple[list[tuple[PlannedDose, int]], bool]:
     """Planned doses that no dose has confirmed, each with its grace time (ns), and whether there is a regimen."""
     plan: list[tuple[PlannedDose, int]] = []
+    given_at: list[int] = []
     has_plan = False
     for record in counting:
         content = record.content
+        now = record.event_time
         if record.kind == "discharge":
             plan = []
             has_plan = False
         if isinstance(content, Regimen) and content.drug == drug:
             has_plan = True
-            still_valid = [(dose, grace) for dose, grace in plan if dose.due <= record.event_time]
-            plan = still_valid + [(dose, int(content.grace_h * NS_PER_HOUR)) for dose in content.doses]
-    plan.sort(key=lambda item: (item[0].due, item[0].amount_mg))
-    for record in counting:
-        if not isinstance(record.content, Dose) or record.content.drug != drug:
-            continue
-        nearest = None
-        for place, (dose, grace) in enumerate(plan):
-            distance = abs(dose.due - record.event_time)
-            if distance <= grace and (nearest is None or distance < nearest[0]):
-                nearest = (distance, place)
-        if nearest is not None:
-            plan.pop(nearest[1])
+            grace = int(content.grace_h * NS_PER_HOUR)
+            plan = [(dose, its_grace) for dose, its_grace in plan if dose.due <= now]
+            for dose in content.doses:
+                given = dose.due <= now and any(abs(dose.due - time) <= grace for time in given_at)
+                if not given:
+                    plan.append((dose, grace))
+            plan.sort(key=lambda item: (item[0].due, item[0].amount_mg))
+        if isinstance(content, Dose) and content.drug == drug:
+            given_at.append(now)
+            nearest = None
+            for place, (dose, grace) in enumerate(plan):
+                distance = abs(dose.due - now)
+                if distance <= grace and (nearest is None or distance < nearest[0]):
+                    nearest = (distance, place)
+            if nearest is not None:
+                plan.pop(nearest[1])
     return plan, has_plan
 
 

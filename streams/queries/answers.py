@@ -208,7 +208,9 @@ class TwinRow(Answer):
     last_input: dt.datetime | None
     levels: int
     standing: int
-    highest_probability: float
+    highest_probability: float | None = Field(
+        description="Of any threshold; null when no risk can be assessed"
+    )
 
 
 class TwinList(Answer):

@@ -19,6 +19,9 @@ Sort = Literal["risk", "patient"]
 Place = tuple[float, str]
 
 
+UNKNOWN_FIRST = -2.0
+
+
 class IndexRow(msgspec.Struct, frozen=True):
     """A row as `streams.pipeline.index_row` writes it."""
 
@@ -29,7 +32,7 @@ class IndexRow(msgspec.Struct, frozen=True):
     last_input: dt.datetime
     levels: int
     standing: int
-    highest_probability: float
+    highest_probability: float | None
 
 
 class Page(NamedTuple):
@@ -38,7 +41,7 @@ class Page(NamedTuple):
     Attributes:
         state: Only this state.
         drug: Only patients with this drug.
-        sort: `risk`, highest probability first, or `patient`.
+        sort: `risk`, unknown risk first, then by highest probability; or `patient`.
         limit: Rows of a page.
         cursor: Where the page before ended.
     """
@@ -94,7 +97,10 @@ def cut(
 
 
 def _place(row: answers.TwinRow, sort: Sort) -> Place:
-    return (-row.highest_probability if sort == "risk" else 0.0, row.patient)
+    if sort != "risk":
+        return (0.0, row.patient)
+    # A risk that is not known (a quarantined or pending twin) is no small risk: it comes first.
+    return (UNKNOWN_FIRST if row.highest_probability is None else -row.highest_probability, row.patient)
 
 
 def _write_cursor(sort: Sort, place: Place) -> str:

@@ -35,6 +35,8 @@ DERIVED: Mapping[str, tuple[str, ...]] = {
     "fat_free_mass": ("weight", "height", "sex"),
     "body_surface": ("weight", "height"),
 }
+# What a laboratory measures anew makes an older value of what is computed from it stale.
+MEASURED_ANEW: Mapping[str, str] = {"creatinine": "creatinine_clearance"}
 UMOL_L_PER_MG_DL = 88.4  # creatinine
 
 
@@ -76,6 +78,25 @@ def typical_log_parameters(
         if value > 0:
             log_typical[i] = math.log(value)
     return Typical(log_typical, tuple(patient.outside()))
+
+
+def newest(
+    known: Mapping[str, CovariateValue], told: Mapping[str, CovariateValue]
+) -> dict[str, CovariateValue]:
+    """What holds after something new is told.
+
+    A clearance sent once must not outlive the kidneys it described: a newer creatinine replaces it, as soon as all that
+    a clearance is computed from is known.
+
+    Args:
+        known: What held before, in canonical units.
+        told: What is told now.
+    """
+    after = {**known, **told}
+    for measured, derived in MEASURED_ANEW.items():
+        if measured in told and derived not in told and all(part in after for part in DERIVED[derived]):
+            after.pop(derived, None)
+    return after
 
 
 def doses_outside(model: DrugModel, doses_mg: Iterable[float]) -> tuple[str, ...]:

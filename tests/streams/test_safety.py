@@ -1,0 +1,131 @@
+"""What must never be hidden, forgotten or outlived: cases that pipeline and oracle both once got wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from streams.pipeline import create_pipeline
+from tests.streams.logs import ADMISSION, Sent, dose, level, regimen, send
+from tests.streams.test_oracle import logged
+from twinstate.estimate import DrugEstimate
+from twinstate.twin import TwinDocument
+
+FAR_H = 24.0 * 200
+
+
+def told(sent: list[Sent]) -> tuple[TwinDocument, list[dict[str, Any]], dict[str, Any]]:
+    """The twin, its risk events and its row in lists, after these records in this order."""
+    pipeline = create_pipeline("config", 0, 1, "test")
+    batch = pipeline.decode(logged(sent, append_h=2 * FAR_H))
+    for patient in pipeline.missing(batch):
+        pipeline.remember(patient, None)
+    outcome = pipeline.update(batch)
+    events = [msgspec.json.decode(one.value or b"") for one in outcome.outgoing if one.topic == "risk"]
+    document = msgspec.msgpack.decode(outcome.twins["p-1"].canonical, type=TwinDocument)
+    return document, events, msgspec.json.decode(outcome.index["p-1"])
+
+
+def vancomycin(document: TwinDocument) -> DrugEstimate:
+    (estimate,) = (one for one in document.estimates if one.drug == "vancomycin")
+    return estimate
+
+
+def admitted(**covariates: Any) -> Sent:
+    return send("p-1", "patient", "adm", 0.0, {"covariates": {**ADMISSION["covariates"], **covariates}})
+
+
+def test_a_stopped_plan_stays_stopped_when_the_stop_is_older_than_any_model_looks_back() -> None:
+    stop = {"drug": "vancomycin", "lines": []}
+    document, _, _ = told(
+        [
+            admitted(),
+            send("p-1", "regimen", "r1", 1.0, regimen(2.0, 1000.0, 1000, 12.0)),
+            send("p-1", "dose", "d1", 2.0, dose()),
+            send("p-1", "regimen", "stop", 240.0, stop),
+            send("p-1", "dose", "d2", 24.0 * 99, dose()),
+            send("p-1", "tick", "t", 24.0 * 100),
+        ]
+    )
+    assert "no doses left" in vancomycin(document).assumes
+
+
+def test_an_order_of_long_ago_with_doses_ahead_is_in_force() -> None:
+    document, _, _ = told(
+        [
+            admitted(),
+            send("p-1", "regimen", "r1", 1.0, regimen(2.0, 1000.0, 400, 12.0)),
+            *(send("p-1", "dose", f"d{n}", 2.0 + 12.0 * n, dose()) for n in range(190, 196)),
+        ]
+    )
+    assert "planned doses still to come" in vancomycin(document).assumes
+
+
+def test_one_drugs_failing_arithmetic_does_not_hide_the_overdose_of_another() -> None:
+    # Of so little nothing can be measured; the model's residual is proportional, so no parameters explain the level.
+    poisoned = dose(1e-290, "quinidine", "oral")
+    theophylline = {"drug": "theophylline", "status": "given", "route": "oral"}
+    heart = {"severe_heart_or_liver_failure": False, "creatinine_clearance": {"value": 75, "unit": "mL/min"}}
+    document, events, row = told(
+        [
+            admitted(**heart),
+            send("p-1", "dose", "d1", 1.0, poisoned),
+            send("p-1", "lab", "l1", 5.0, level(4.0, "quinidine")),
+            send("p-1", "dose", "d2", 6.0, {**theophylline, "amount": {"value": 20, "unit": "g"}}),
+        ]
+    )
+    assert document.state == "quarantined"
+    assert [(event["type"], event["drug"]) for event in events] == [("raised", "theophylline")]
+    assert row["highest_probability"] is None
+
+
+def test_a_newer_creatinine_replaces_a_clearance_that_was_sent_once() -> None:
+    sent = admitted(creatinine_clearance={"value": 90, "unit": "mL/min"})
+    later = send("p-1", "lab", "c1", 48.0, level(6.0, "creatinine", "mg/dL"))
+    given = send("p-1", "dose", "d1", 1.0, dose())
+    end = send("p-1", "tick", "t", 49.0)
+    (before, _, _), (after, _, _) = told([sent, given, end]), told([sent, given, later, end])
+    typical = [vancomycin(document).parameters[0].typical for document in (before, after)]
+    assert typical[1] < typical[0] / 3
+
+
+def test_levels_that_contradict_each_other_are_flagged() -> None:
+    document, _, _ = told(
+        [
+            admitted(),
+            send("p-1", "dose", "d1", 1.0, dose()),
+            *(send("p-1", "lab", f"l{n}", 6.0 + n, level(value)) for n, value in enumerate((150, 3, 150))),
+        ]
+    )
+    assert "vancomycin:levels_disagree" in document.quality
+
+
+def test_a_dose_given_before_its_order_was_sent_again_is_not_expected_once_more() -> None:
+    document, _, _ = told(
+        [
+            admitted(),
+            send("p-1", "regimen", "r1", 0.5, regimen(13.0, count=3)),
+            send("p-1", "dose", "d1", 13.0, dose()),
+            send("p-1", "regimen", "r2", 13.1, regimen(13.0, count=3)),
+            send("p-1", "tick", "t", 13.2),
+        ]
+    )
+    assert "the 2 planned doses" in vancomycin(document).assumes
+
+
+def test_a_dose_before_the_order_does_not_use_up_what_the_order_plans() -> None:
+    document, _, _ = told(
+        [
+            admitted(),
+            send("p-1", "dose", "loading", 1.0, dose(2000.0)),
+            send("p-1", "regimen", "r1", 1.1, regimen(2.0, count=3)),
+            send("p-1", "tick", "t", 1.5),
+        ]
+    )
+    assert "the 3 planned doses" in vancomycin(document).assumes
+
+
+def test_a_level_far_from_the_usual_is_kept_and_marked() -> None:
+    document, _, _ = told([admitted(), send("p-1", "lab", "l1", 1.0, level(190.0))])
+    assert "vancomycin:unusual" in document.quality
