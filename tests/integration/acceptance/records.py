@@ -29,7 +29,7 @@ REAL = (
     *("theoph-01", "theoph-02", "pheno-08", "pheno-24", "pheno-52"),
     *("quin-009", "quin-047", "quin-054", "quin-064", "quin-128"),
 )
-EVERY_NTH_FRAME = 3  # of a patch; the rest would only take time
+EVERY_NTH_FRAME = 6  # of a patch; the rest would only take time
 BY_KEY = -1  # confluent-kafka leaves the partition to the partitioner
 FAR_AHEAD = 1_900_000_000 * 10**9  # 2030, an append time after every record, UTC ns
 

@@ -53,34 +53,32 @@ def test_transactions_and_a_wrong_partition_in_the_input_change_nothing(
     within(poison, commit=False)  # the last word of the log: nothing but markers to apply
     outcome = ward.finish()
     require_same(outcome, undisturbed.outcome)
-    assert ward.foretold().digest == outcome.digest
     [letter] = ward.read(ward.topics.names.dead_letters, elsewhere)
     assert dict(letter.headers() or [])["twin-error-class"] == b"wrong_partition"
     assert letter.value() == poison[0].value
 
 
 def test_a_twin_whose_mathematics_fails_is_quarantined_alone_and_recovers(wards: OpenWard) -> None:
-    patients = ("vanc-01", "vanc-05", "vanc-08", "quin-064", "theoph-02")
+    patients = ("theoph-02", "vanc-01", "vanc-05", "vanc-08", "quin-064")
     records = [record for record in small_ward() if record.patient in patients]
-    victim = [record for record in records if record.patient == "vanc-01"]
-    dose = next(record for record in victim if kind_of(record) == "dose")
-    # 1e300 mg: no parameters the prior allows explain the levels after it.
-    payload = {**body_of(dose)["payload"], "amount": {"value": 1e300, "unit": "mg"}}
+    victim = [record for record in records if record.patient == patients[0]]
+    (dose,) = (record for record in victim if kind_of(record) == "dose")
+    # 1e-290 mg: no parameters the prior allows explain the levels after it.
+    payload = {**body_of(dose)["payload"], "amount": {"value": 1e-290, "unit": "mg"}}
     typo = altered(dose, id="typo", payload=payload)
     ward = wards()
     ward.start()
-    place = records.index(dose)
-    ward.tell([*records[:place], typo, *records[place:]])
+    ward.tell([typo if record is dose else record for record in records])
     wait_until(ward.at_end, PATIENCE_S, "at the end of the log", ward.workers)
     broken = ward.outcome()
-    quarantined = document_of(broken.twins["vanc-01"])
+    quarantined = document_of(broken.twins[patients[0]])
     assert quarantined.state == "quarantined"
-    assert "not finite" in quarantined.reason[0]
+    assert any("not finite" in reason for reason in quarantined.reason)
     assert quarantined.estimates == ()
-    assert len(quarantined.entries) == len(victim) + 1
+    assert len(quarantined.entries) == len(victim)
     assert broken.digest == ward.foretold().digest
 
-    ward.tell([altered(typo, revision=1, cancelled=True, payload=None)])
+    ward.tell([altered(typo, revision=1, cancelled=True, payload=None), dose])
     healed = ward.finish()
     account = ward.foretold()
     assert healed.digest == account.digest
@@ -89,7 +87,7 @@ def test_a_twin_whose_mathematics_fails_is_quarantined_alone_and_recovers(wards:
     expected = piped(records)
     for patient in patients[1:]:
         assert broken.twins[patient] == healed.twins[patient] == expected[patient]
-    found, never = document_of(healed.twins["vanc-01"]), document_of(expected["vanc-01"])
+    found, never = document_of(healed.twins[patients[0]]), document_of(expected[patients[0]])
     assert found.state == "live"
     assert found.estimates == never.estimates
     assert found.standing == never.standing
