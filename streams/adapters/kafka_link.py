@@ -17,6 +17,10 @@ GROUP_HEADER = "twin-group"
 
 ANSWER_WITHIN_S = 10.0
 LARGEST_MESSAGE = 4 * 1024 * 1024
+LARGEST_HEADERS = 64 * 1024
+LARGEST_BODY = LARGEST_MESSAGE - 2 * LARGEST_HEADERS  # room for headers and for Kafka's own framing
+OMITTED_HEADER = "twin-error-omitted"
+Headers = tuple[tuple[str, bytes], ...]
 # The tail is read from this many offsets before its end, then eight times as many, up to the last number.
 FIRST_TAIL, LONGEST_TAIL = 256, 131_072
 # The broker holds back an empty answer, which is how the end of a partition shows, for so long.
@@ -39,6 +43,28 @@ class PublishError(Exception):
 
 class ProducerFencedError(Exception):
     """A later producer with the same transactional id has started."""
+
+
+def fitting(body: bytes, headers: Headers) -> tuple[bytes, Headers]:
+    """What of a letter fits into one message.
+
+    A compressed batch may bring a body that is larger, unpacked, than any message may be. Such a letter goes out without
+    its body, or without its sender's headers: its place in the input topic is in ours, and there it stands whole. Left
+    as it is, it would be refused for ever, and fill its outbox.
+
+    Args:
+        body: The refused record's.
+        headers: Its own, then ours (`twin-...`).
+
+    Returns:
+        Body and headers, with a header that names what was left out.
+    """
+    own = tuple((name, value) for name, value in headers if name.startswith("twin-"))
+    if sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
+        headers = (*own, (OMITTED_HEADER, b"the sender's headers"))
+    if len(body) > LARGEST_BODY:
+        return b"", (*headers, (OMITTED_HEADER, f"the body of {len(body)} bytes".encode()))
+    return body, headers
 
 
 class OutputLink:
@@ -101,14 +127,15 @@ class OutputLink:
         bodies = [self._read_again(entry) if entry.value is None else entry.value for entry in entries]
         try:
             producer.begin_transaction()
-            for entry, body in zip(entries, bodies, strict=True):
+            for entry, whole in zip(entries, bodies, strict=True):
+                body, headers = fitting(whole, entry.headers)
                 producer.produce(
                     self._topics[outbox],
                     key=entry.key,
                     value=body,
                     partition=self._partition,
                     headers=[
-                        *entry.headers,
+                        *headers,
                         (ID_HEADER, entry.id.encode()),
                         (GROUP_HEADER, self._group.encode()),
                     ],

@@ -1,0 +1,30 @@
+"""What of a dead letter fits into one message."""
+
+from __future__ import annotations
+
+from streams.adapters.kafka_link import LARGEST_BODY, LARGEST_HEADERS, LARGEST_MESSAGE, fitting
+
+OURS = (("twin-error-class", b"too_large"), ("twin-error-offset", b"7"))
+
+
+def test_what_fits_goes_out_as_it_came() -> None:
+    headers = (("trace", b"x" * 100), *OURS)
+    assert fitting(b"body", headers) == (b"body", headers)
+
+
+def test_a_body_no_message_can_hold_is_left_out_and_said_to_be() -> None:
+    body, headers = fitting(b"x" * (LARGEST_BODY + 1), OURS)
+    assert body == b""
+    assert headers[:2] == OURS
+    assert headers[2][0] == "twin-error-omitted"
+    assert str(LARGEST_BODY + 1).encode() in headers[2][1]
+
+
+def test_large_headers_of_the_sender_are_left_out_and_ours_stay() -> None:
+    body, headers = fitting(b"body", (("junk", b"x" * LARGEST_HEADERS), *OURS))
+    assert body == b"body"
+    assert headers == (*OURS, ("twin-error-omitted", b"the sender's headers"))
+
+
+def test_what_is_kept_always_fits_into_a_message() -> None:
+    assert LARGEST_BODY + LARGEST_HEADERS < LARGEST_MESSAGE
