@@ -48,9 +48,9 @@ class ProducerFencedError(Exception):
 def fitting(body: bytes, headers: Headers) -> tuple[bytes, Headers]:
     """What of a letter fits into one message.
 
-    A compressed batch may bring a body that is larger, unpacked, than any message may be. Such a letter goes out without
-    its body, or without its sender's headers: its place in the input topic is in ours, and there it stands whole. Left
-    as it is, it would be refused for ever, and fill its outbox.
+    A compressed batch may bring a body that is larger, unpacked, than any message may be. Such a letter goes out
+    without its body, or without its sender's headers: its place in the input topic is in ours, and there it stands
+    whole. Left as it is, it would be refused for ever, and fill its outbox.
 
     Args:
         body: The refused record's.
