@@ -108,6 +108,7 @@ def drain(messages: list[Message], directory: Path) -> tuple[float, float]:
                 "partitioner": "murmur2_random",
                 "acks": "all",
                 "linger.ms": 20,
+                "log_level": 0,
             }
         )
         for key, value in messages:

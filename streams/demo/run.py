@@ -168,6 +168,7 @@ def publish_and_follow(stage: Stage, records: list[DemoRecord], console: Console
             "acks": "all",
             "enable.idempotence": True,
             "linger.ms": 20,
+            "log_level": 0,  # what fails is told by delivery reports, in our words
         }
     )
     failures: list[str] = []
