@@ -19,7 +19,8 @@ Sort = Literal["risk", "patient"]
 Place = tuple[float, str]
 
 
-UNKNOWN_FIRST = -2.0
+# Places in the order of risk; probabilities lie between them.
+STANDING, UNKNOWN = 10.0, -5.0
 
 
 class IndexRow(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Page(NamedTuple):
     Attributes:
         state: Only this state.
         drug: Only patients with this drug.
-        sort: `risk`, unknown risk first, then by highest probability; or `patient`.
+        sort: `risk` (standing episodes, unknown risk, then by highest probability), or `patient`.
         limit: Rows of a page.
         cursor: Where the page before ended.
     """
@@ -99,8 +100,11 @@ def cut(
 def _place(row: answers.TwinRow, sort: Sort) -> Place:
     if sort != "risk":
         return (0.0, row.patient)
-    # A risk that is not known (a quarantined or pending twin) is no small risk: it comes first.
-    return (UNKNOWN_FIRST if row.highest_probability is None else -row.highest_probability, row.patient)
+    # Whoever stands in an episode first; then those whose risk is not known (quarantined, pending), which is no small
+    # risk; then the others.
+    if row.highest_probability is None:
+        return (UNKNOWN, row.patient)
+    return (-row.highest_probability - (STANDING if row.standing else 0.0), row.patient)
 
 
 def _write_cursor(sort: Sort, place: Place) -> str:
