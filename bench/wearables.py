@@ -14,14 +14,11 @@ Options: `--json` prints one JSON object instead of the table; `--patients N`; `
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +26,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench._report import Check, report  # noqa: E402
 from twinstate.assimilation.channel import assimilate_model  # noqa: E402
 from twinstate.assimilation.channel_forecast import (  # noqa: E402
     chance_of_rise,
@@ -98,28 +96,6 @@ class Patient(NamedTuple):
     effect: float
     grid_h: Floats
     rise: Floats
-
-
-class Check(NamedTuple):
-    """One figure and its target."""
-
-    name: str
-    value: float
-    unit: str
-    low: float
-    high: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the figure lies within its target, ends included."""
-        return self.low <= self.value <= self.high
-
-    @property
-    def target(self) -> str:
-        """The target in words."""
-        if math.isinf(self.high):
-            return f"at least {self.low:g}"
-        return f"{self.low:g} to {self.high:g}" if self.low < self.high else f"{self.low:g}"
 
 
 class Found(NamedTuple):
@@ -365,14 +341,6 @@ def run(patients: int, seed: int) -> list[Check]:
     ]
 
 
-def commit() -> str:
-    """The commit checked out, marked when files differ from it."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return said.stdout.strip() or "unknown"
-
-
 def main() -> int:
     """Run, print, and say by the exit status whether every target holds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -381,26 +349,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     asked = parser.parse_args()
     checks = run(asked.patients, asked.seed)
-    machine = f"{platform.machine()} {platform.system()}, Python {platform.python_version()}, NumPy {np.__version__}"
-    if asked.json:
-        rows: list[dict[str, Any]] = [
-            {"name": c.name, "value": c.value, "unit": c.unit, "target": c.target, "holds": c.holds}
-            for c in checks
-        ]
-        print(json.dumps({"machine": machine, "commit": commit(), "seed": asked.seed, "checks": rows}))
-    else:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(
-            title=f"Wearables: {asked.patients} patients, seed {asked.seed}, {commit()}", caption=machine
-        )
-        for column in ("figure", "value", "unit", "target", "holds"):
-            table.add_column(column, justify="right" if column == "value" else "left")
-        for c in checks:
-            table.add_row(c.name, f"{c.value:.3f}", c.unit, c.target, "yes" if c.holds else "[bold red]NO[/]")
-        Console().print(table)
-    return 0 if all(c.holds for c in checks) else 1
+    return report(f"Wearables: {asked.patients} patients", checks, asked.seed, as_json=asked.json)
 
 
 if __name__ == "__main__":
