@@ -26,7 +26,7 @@ from twinstate.outlook import (
     look_ahead,
     residual_of,
 )
-from twinstate.pk.course import STRUCTURAL_PARAMETERS
+from twinstate.pk.course import STRUCTURAL_UNITS
 from twinstate.pk.propagate import solve_points
 from twinstate.risk.assess import (
     QUANTILES,
@@ -41,7 +41,6 @@ from twinstate.therapy import Therapy, content_key, therapy_at
 from twinstate.types import hours
 
 NORMAL_95 = 1.6448536269514722  # standard normal quantile at 0.95
-PARAMETER_UNITS = ("L/h", "L", "L/h", "L", "1/h", "h", "1", "h")
 
 
 class ParameterEstimate(msgspec.Struct, frozen=True, array_like=True):
@@ -241,7 +240,7 @@ def check_level(
 
     def forecast(count: int) -> Interval:
         cloud = fit_levels(before, count, memo).cloud
-        concentration, _ = solve_points(before.given, cloud.points, at)
+        concentration, _, _ = solve_points(before.given, cloud.points, at)
         quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
         return Interval(*(float(q) for q in quantiles))
 
@@ -265,7 +264,7 @@ def _parameters(outlook: Outlook) -> tuple[ParameterEstimate, ...]:
     course = outlook.therapy.given
     weights = outlook.fit.cloud.weights
     found = []
-    for i, (name, unit) in enumerate(zip(STRUCTURAL_PARAMETERS, PARAMETER_UNITS, strict=True)):
+    for i, (name, unit) in enumerate(STRUCTURAL_UNITS.items()):
         typical = float(np.exp(course.log_typical[-1, i]))
         eta = int(course.eta_index[i])
         if eta < 0:

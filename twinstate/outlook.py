@@ -157,7 +157,7 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> 
     peaks = _ends_of_doses(course)
     peaks = peaks[(peaks > now) & (peaks < grid_h[-1])]
     times_h = np.unique(np.concatenate([grid_h, peaks]))
-    concentration, auc = solve_points(course, fit.cloud.points, times_h)
+    concentration, auc, _ = solve_points(course, fit.cloud.points, times_h)
     if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
         raise MathsError(f"the simulated exposure of {therapy.model.model} is not finite")
     channel = _follow_channel(therapy, fit, heard)

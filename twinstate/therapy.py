@@ -18,7 +18,7 @@ from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
 from twinstate.library import Library
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
+from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course, Structure, no_occasions
 from twinstate.population.covariates import doses_outside, newest, typical_log_parameters
 from twinstate.timeline import LASTING_KINDS
 from twinstate.types import NS_PER_HOUR, hours
@@ -151,6 +151,7 @@ def before_last_level(therapy: Therapy, levels: int) -> tuple[Course, Labs]:
         course._replace(
             segment_start_h=course.segment_start_h[:segments],
             log_typical=course.log_typical[:segments],
+            occasion_index=course.occasion_index[:segments],
             dose_time_h=course.dose_time_h[:doses],
             dose_mg=course.dose_mg[:doses],
             dose_duration_h=course.dose_duration_h[:doses],
@@ -178,11 +179,12 @@ def _course(
     model: DrugModel, starts: list[float], log_typical: list[np.ndarray], given: list[tuple[int, Dose]]
 ) -> Course:
     return Course(
-        compartments=model.compartments,
+        structure=Structure(model.compartments),
         segment_start_h=np.array(starts, dtype=np.float64),
         log_typical=np.array(log_typical, dtype=np.float64),
         # A copy: Numba would compile every kernel once more for an array that may not be written to.
         eta_index=np.array(model.eta_index),
+        occasion_index=no_occasions(len(starts)),
         dose_time_h=np.array([hours(t) for t, _ in given], dtype=np.float64),
         dose_mg=np.array([d.amount_mg for _, d in given], dtype=np.float64),
         dose_duration_h=np.array([d.duration_h for _, d in given], dtype=np.float64),

@@ -14,23 +14,32 @@ from twinstate.assimilation.record import Labs, Residual, assimilate_record
 from twinstate.assimilation.refine import predictive_quantiles, refine, weighted_quantile
 from twinstate.drug import Channel, Rhythm
 from twinstate.history import Window
-from twinstate.pk.course import Course
+from twinstate.pk.course import Course, Structure, eta_row, log_row, no_occasions
 from twinstate.pk.propagate import solve, solve_points
 
 
 def warm() -> None:
     """Run every compiled path on a tiny patient: one dose, a measured and a censored level, two windows."""
-    log_typical = np.log(np.array([[4.0, 50.0, 5.0, 40.0, 1.0, 0.5, 1.0, 1.0]]))
-    eta_index = np.array([0, 1, -1, -1, -1, -1, -1, -1], dtype=np.int64)
+    typical = log_row(
+        {
+            "clearance": 4.0,
+            "central_volume": 50.0,
+            "intercompartmental_clearance": 5.0,
+            "peripheral_volume": 40.0,
+            "absorption_rate": 1.0,
+            "lag": 0.5,
+        }
+    )
     nought = np.zeros(1)
     prior = np.diag([0.09, 0.04])
     prior.setflags(write=False)  # as a model's is: Numba compiles for either
     residual = Residual(0.1, 0.5)
     course = Course(
-        2,
+        Structure(2),
         nought,
-        log_typical,
-        eta_index,
+        typical[np.newaxis],
+        eta_row({"clearance": 0, "central_volume": 1}),
+        no_occasions(1),
         nought,
         np.array([500.0]),
         nought,
@@ -42,7 +51,7 @@ def warm() -> None:
         levels = Labs(labs.time_h[:count], labs.value_mg_L[:count], labs.censored[:count])
         gaussian = assimilate_record(course, levels, prior, residual)
         cloud = refine(course, levels, prior, residual, gaussian)
-    concentration, _ = solve_points(course, cloud.points, labs.time_h)
+    concentration, _, _ = solve_points(course, cloud.points, labs.time_h)
     solve(course, cloud.points[0], labs.time_h)
     at_last = np.ascontiguousarray(concentration[:, 1])
     weighted_quantile(at_last, cloud.weights, 0.5)

@@ -16,7 +16,7 @@ import numpy as np
 from streams.demo.dice import Dice, Floats, omega2
 from streams.demo.truth import Simulated, Story, Truth, first_above
 from streams.demo.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
-from twinstate.pk.course import INTO_DEPOT, Course
+from twinstate.pk.course import INTO_DEPOT, Course, Structure, eta_row, log_row, no_occasions
 from twinstate.pk.propagate import solve
 from twinstate.types import NS_PER_HOUR, hours
 
@@ -54,7 +54,7 @@ NOISE = 0.0152  # of the expected QTc
 # Assumed here, not published: how long the noise remembers, and the patch's own scatter.
 NOISE_TIME_CONSTANT_H = 1.5
 SCATTER_MS = 4.0
-ETA_INDEX = (0, 1, -1, -1, 2, -1, -1, -1)
+ETA_INDEX = eta_row({"clearance": 0, "central_volume": 1, "absorption_rate": 2})
 
 # The patch: frames of ten one-minute readings.
 FRAME = 10
@@ -103,21 +103,13 @@ class Stay(NamedTuple):
 
     def course(self, dose_h: Floats) -> Course:
         """Doses of 400 mg at `dose_h`, h after admission."""
-        row = [
-            TYPICAL["clearance"],
-            TYPICAL["central_volume"],
-            FIXED["intercompartmental_clearance"],
-            FIXED["peripheral_volume"],
-            TYPICAL["absorption_rate"],
-            FIXED["lag"],
-            1.0,
-        ]
         zero_h = hours(self.admitted)
         return Course(
-            compartments=2,
+            structure=Structure(2),
             segment_start_h=np.array([zero_h]),
-            log_typical=np.array([[*np.log(row), -np.inf]]),
-            eta_index=np.array(ETA_INDEX, dtype=np.int64),
+            log_typical=log_row({**TYPICAL, **FIXED})[np.newaxis],
+            eta_index=ETA_INDEX,
+            occasion_index=no_occasions(1),
             dose_time_h=zero_h + dose_h,
             dose_mg=np.full(len(dose_h), DOSE_MG),
             dose_duration_h=np.zeros(len(dose_h)),

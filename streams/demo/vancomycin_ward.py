@@ -16,7 +16,7 @@ import numpy as np
 from streams.demo.dice import Dice, Floats, omega2
 from streams.demo.truth import Simulated, Story, Truth, first_above
 from streams.demo.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
-from twinstate.pk.course import INTO_CENTRAL, Course
+from twinstate.pk.course import INTO_CENTRAL, Course, Structure, eta_row, log_row, no_occasions
 from twinstate.pk.propagate import solve
 from twinstate.types import NS_PER_HOUR, hours
 
@@ -51,7 +51,7 @@ SD_CENTRAL_VOLUME = math.sqrt(omega2(0.816))
 SD_PERIPHERAL_VOLUME = math.sqrt(omega2(0.571))
 RESIDUAL_PROPORTIONAL = 0.227
 RESIDUAL_MG_L = 3.4
-ETA_INDEX = (0, 1, -1, 2, -1, -1, -1, -1)
+ETA_INDEX = eta_row({"clearance": 0, "central_volume": 1, "peripheral_volume": 2})
 
 
 class Person(NamedTuple):
@@ -99,18 +99,26 @@ class Stay(NamedTuple):
         """The doses given, each of `dose_mg`, under parameters that follow each creatinine from its draw on."""
         zero_h = hours(self.admitted)
         given = self.dose_h[~np.array(self.missed)]
-        log_typical = np.full((len(self.creatinine), 8), -np.inf)
         weight = self.person.weight_kg / 70.0
-        for row, creatinine in zip(log_typical, self.creatinine, strict=True):
-            row[:4] = np.log(
-                [self.person.typical_clearance(float(creatinine)), 58.4 * weight, 6.5, 38.4 * weight]
-            )
-        log_typical[:, 6] = 0.0  # nothing is lost on the way into a vein
+        log_typical = np.array(
+            [
+                log_row(
+                    {
+                        "clearance": self.person.typical_clearance(float(creatinine)),
+                        "central_volume": 58.4 * weight,
+                        "intercompartmental_clearance": 6.5,
+                        "peripheral_volume": 38.4 * weight,
+                    }
+                )
+                for creatinine in self.creatinine
+            ]
+        )
         return Course(
-            compartments=2,
+            structure=Structure(2),
             segment_start_h=zero_h + self.creatinine_h,
             log_typical=log_typical,
-            eta_index=np.array(ETA_INDEX, dtype=np.int64),
+            eta_index=ETA_INDEX,
+            occasion_index=no_occasions(len(log_typical)),
             dose_time_h=zero_h + given,
             dose_mg=np.full(len(given), dose_mg),
             dose_duration_h=np.full(len(given), infusion_h(dose_mg)),
@@ -147,7 +155,7 @@ def exposure(stay: Stay, dose_mg: float, eta: Floats) -> Exposure:
     start_h = hours(stay.admitted)
     steps = round((stay.length_h + 24.0) / STEP_H)
     time_h: Floats = start_h + STEP_H * np.arange(steps + 1.0)
-    _, auc = solve(stay.course(dose_mg), eta, time_h)
+    _, auc, _ = solve(stay.course(dose_mg), eta, time_h)
     day = round(24.0 / STEP_H)
     before = np.concatenate([np.zeros(min(day, len(auc))), auc[:-day]])
     return Exposure(time_h, auc - before)
@@ -307,7 +315,7 @@ def tell(patient: str, stay: Stay, dose_mg: float, eta: Floats, story: Story, di
                 ward.dose(at, f"dose-{number}", "vancomycin", dose_mg, "iv", duration_h=infusion_h(dose_mg))
             )
     drawn_h = draws(stay, dose_mg, story, dice)
-    concentration, _ = solve(stay.course(dose_mg), eta, hours(zero) + drawn_h)
+    concentration, _, _ = solve(stay.course(dose_mg), eta, hours(zero) + drawn_h)
     for number, (at_h, true) in enumerate(zip(drawn_h, concentration, strict=True), start=1):
         at = from_hours(zero, at_h)
         spread = math.hypot(RESIDUAL_PROPORTIONAL * float(true), RESIDUAL_MG_L)

@@ -258,7 +258,7 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
     for levels in (before, 0):
         _, cloud = fit(known.given, model, known, levels)
         instant = np.array([hours(level.event_time)], dtype=np.float64)
-        concentration, _ = solve_points(known.given, cloud.points, instant)
+        concentration, _, _ = solve_points(known.given, cloud.points, instant)
         residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
         quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
         forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))

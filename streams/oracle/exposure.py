@@ -86,7 +86,7 @@ def expose(
     grid_h = [now + GRID_H * (step - DAY) for step in range(steps + 1)]
     ends_h = [end for end in _ends_of_doses(known.ahead) if now < end < grid_h[-1]]
     times_h = sorted({*grid_h, *ends_h})
-    concentration, auc = solve_points(known.ahead, cloud.points, np.array(times_h, dtype=np.float64))
+    concentration, auc, _ = solve_points(known.ahead, cloud.points, np.array(times_h, dtype=np.float64))
     if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
         raise MathsError(f"the simulated exposure of {model.model} is not finite")
     channel = None

@@ -25,7 +25,7 @@ from twinstate.history import (
     Window,
 )
 from twinstate.library import Library
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
+from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course, Structure, no_occasions
 from twinstate.population.covariates import doses_outside, typical_log_parameters
 from twinstate.types import NS_PER_HOUR, hours
 
@@ -248,11 +248,12 @@ def _course(
         else:
             routes.append(ZERO_ORDER_ORAL if model.oral_kind == "zero_order" else INTO_DEPOT)
     return Course(
-        compartments=model.compartments,
+        structure=Structure(model.compartments),
         segment_start_h=np.array(starts, dtype=np.float64),
         log_typical=np.array(log_typical, dtype=np.float64),
         # A copy: Numba would compile every kernel once more for an array that may not be written to.
         eta_index=np.array(model.eta_index),
+        occasion_index=no_occasions(len(starts)),
         dose_time_h=np.array([dose[0] for dose in doses], dtype=np.float64),
         dose_mg=np.array([dose[1] for dose in doses], dtype=np.float64),
         dose_duration_h=np.array([dose[2] for dose in doses], dtype=np.float64),

@@ -70,7 +70,7 @@ def draw(
     )
     corners = corners[(corners > grid[0]) & (corners < grid[-1])]
     times_h: Times = np.unique(np.concatenate([grid, corners]))
-    levels, _ = solve_points(course, fit.cloud.points, times_h)
+    levels, _, _ = solve_points(course, fit.cloud.points, times_h)
     if not np.isfinite(levels).all():
         raise MathsError(f"the simulated level of {model.model} is not finite")
     weights = fit.cloud.weights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
+from twinstate.pk.course import (
+    INTO_CENTRAL,
+    INTO_DEPOT,
+    ZERO_ORDER_ORAL,
+    Course,
+    Structure,
+    log_row,
+    no_occasions,
+)
 
 START_H = 494_000.25  # hours since 1970, in 2026: times as large as in service
 
@@ -39,8 +46,7 @@ class Given(NamedTuple):
 
 def log_parameters(**changed: float) -> NDArray[np.float64]:
     """One row of `log_typical`: `PARAMETERS` with some changed; 0 becomes -inf."""
-    values = {**PARAMETERS, **changed}
-    return np.array([math.log(value) if value > 0 else -math.inf for value in values.values()])
+    return log_row({**PARAMETERS, **changed})
 
 
 def course(
@@ -52,10 +58,11 @@ def course(
     """A course whose times count from `START_H`."""
     rows = segments or [(0.0, log_parameters())]
     return Course(
-        compartments,
+        Structure(compartments),
         np.array([START_H + start for start, _ in rows]),
         np.array([row for _, row in rows]),
-        np.array(eta_index, dtype=np.int64),
+        np.array([*eta_index, *[-1] * (len(rows[0][1]) - len(eta_index))], dtype=np.int64),
+        no_occasions(len(rows)),
         np.array([START_H + dose.time for dose in doses], dtype=np.float64),
         np.array([dose.mg for dose in doses], dtype=np.float64),
         np.array([dose.duration for dose in doses], dtype=np.float64),
@@ -109,8 +116,8 @@ def integrate(
                 _: float, y: NDArray[np.float64], row: NDArray[np.float64] = row, rate: float = rate
             ) -> list[float]:
                 cl, v1, q, v2, ka = row[:5]
-                out = q / v1 * y[1] if therapy.compartments == 2 else 0.0
-                back = q / v2 * y[2] if therapy.compartments == 2 else 0.0
+                out = q / v1 * y[1] if therapy.structure.compartments == 2 else 0.0
+                back = q / v2 * y[2] if therapy.structure.compartments == 2 else 0.0
                 return [-ka * y[0], rate + ka * y[0] - cl / v1 * y[1] - out + back, out - back, y[1] / v1]
 
             state = solve_ivp(slope, (now, stop), state, method="DOP853", rtol=1e-12, atol=1e-13).y[:, -1]

@@ -59,7 +59,7 @@ def draw_labs(model: Model, random: np.random.Generator, levels: int, limit: flo
     """Levels of one patient drawn from the model; those below `limit` mg/L are censored."""
     eta = random.multivariate_normal(np.zeros(len(model.prior)), model.prior)
     time_h = START_H + np.sort(random.uniform(1.0, 110.0, levels))
-    concentration, _ = solve(model.course, eta, time_h)
+    concentration, _, _ = solve(model.course, eta, time_h)
     sd = np.hypot(model.residual.proportional * concentration, model.residual.additive_mg_L)
     value = np.maximum(concentration + sd * random.normal(size=levels), 0.05)
     return Labs(time_h, np.maximum(value, limit), (value < limit).astype(np.int64))
@@ -88,7 +88,7 @@ def reference_posterior(model: Model, labs: Labs, near: Gaussian, seed: int) -> 
         ]
     )
     densities = [np.log(share) + _log_normal_density(draws, *moments) for share, *moments in parts]
-    predicted, _ = solve_points(model.course, draws, labs.time_h)
+    predicted, _, _ = solve_points(model.course, draws, labs.time_h)
     sd = np.hypot(model.residual.proportional * predicted, model.residual.additive_mg_L)
     scaled = (labs.value_mg_L - predicted) / sd
     log_likelihood = np.where(labs.censored == 1, log_ndtr(scaled), -0.5 * scaled**2 - np.log(sd)).sum(axis=1)

@@ -167,7 +167,7 @@ def considered_occupancy(
         for eta in range(etas):
             points[2 * column, eta] = eta_mean[eta] + reach * eta_factor[eta, column]
             points[2 * column + 1, eta] = eta_mean[eta] - reach * eta_factor[eta, column]
-    concentration, _ = solve_points(course, points, time_h)
+    concentration, _, _ = solve_points(course, points, time_h)
     expected = np.zeros(time_h.size)
     slope = np.empty((time_h.size, etas))
     for time in range(time_h.size):

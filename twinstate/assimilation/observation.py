@@ -121,6 +121,7 @@ def linearise(
     body = make_body(course)
     concentration = np.empty(levels)
     area = np.empty(levels)
+    second = np.empty(levels)
     point = np.empty(etas)
     log_levels = np.empty((2 * etas, levels))
     middle = np.zeros(levels)
@@ -130,7 +131,7 @@ def linearise(
         side = reach if index % 2 == 0 else -reach
         for row in range(etas):
             point[row] = min(max(mean[row] + side * factor[row, column], -ETA_LIMIT), ETA_LIMIT)
-        follow(course, point, labs.time_h, body, concentration, area)
+        follow(course, point, labs.time_h, body, concentration, area, second)
         for level in range(levels):
             h, spread = log_level(concentration[level], labs.value_mg_L[level], residual)
             log_levels[index, level] = h

@@ -156,7 +156,8 @@ def _cost(course: Course, labs: Labs, prior_factor: Floats, residual: Residual, 
     levels = labs.time_h.size
     concentration = np.empty(levels)
     area = np.empty(levels)
-    follow(course, eta, labs.time_h, make_body(course), concentration, area)
+    second = np.empty(levels)
+    follow(course, eta, labs.time_h, make_body(course), concentration, area, second)
     scaled = eta.copy()
     solve_lower(prior_factor, scaled)
     total = 0.0

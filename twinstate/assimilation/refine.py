@@ -105,11 +105,12 @@ def _weigh(
     body = make_body(course)
     concentration = np.empty(labs.time_h.size)
     area = np.empty(labs.time_h.size)
+    second = np.empty(labs.time_h.size)
     weights = np.empty(count)
     highest = -math.inf
     for row in range(count):
         point = points[row]
-        follow(course, point, labs.time_h, body, concentration, area)
+        follow(course, point, labs.time_h, body, concentration, area, second)
         prior = _log_density(point, nought, prior_factor)
         gaussian = _log_density(point, mean, factor)
         highest_part = max(prior, gaussian)

@@ -24,7 +24,7 @@ def one_compartment(parameters: Floats, rates: Floats, into_modes: Floats, from_
     """Fill the disposition of a single compartment.
 
     Args:
-        parameters: Structural parameters (8,) in the order and units of `course.STRUCTURAL_PARAMETERS`.
+        parameters: Structural parameters (parameters,) in the order of `course.STRUCTURAL_UNITS`.
         rates: Filled with the decay rate of each mode, 1/h, shape (modes,).
         into_modes: Filled with modal amount per compartment amount, shape (modes, compartments).
         from_modes: Filled with compartment amount per modal amount, shape (compartments, modes).
@@ -42,7 +42,7 @@ def two_compartments(parameters: Floats, rates: Floats, into_modes: Floats, from
     which gives the smaller of the two without cancellation.
 
     Args:
-        parameters: Structural parameters (8,) in the order and units of `course.STRUCTURAL_PARAMETERS`.
+        parameters: Structural parameters (parameters,) in the order of `course.STRUCTURAL_UNITS`.
         rates: Filled with the decay rates, fast and slow, 1/h, shape (2,).
         into_modes: Filled with modal amount per compartment amount, shape (2, 2).
         from_modes: Filled with compartment amount per modal amount, shape (2, 2).
@@ -82,7 +82,7 @@ def dispose(
 
     Args:
         compartments: How many compartments the course's structure has.
-        parameters: Structural parameters (8,) in the order and units of `course.STRUCTURAL_PARAMETERS`.
+        parameters: Structural parameters (parameters,) in the order of `course.STRUCTURAL_UNITS`.
         rates: Filled, 1/h, shape (modes,).
         into_modes: Filled, shape (modes, compartments).
         from_modes: Filled, shape (compartments, modes).

@@ -153,17 +153,24 @@ def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tu
 
 @kernel
 def follow(
-    course: Course, eta: Floats, time_h: Floats, body: Body, concentration: Floats, area: Floats
+    course: Course,
+    eta: Floats,
+    time_h: Floats,
+    body: Body,
+    concentration: Floats,
+    area: Floats,
+    second: Floats,
 ) -> None:
-    """Fill concentration (times,) mg/L and its running integral (times,) mg*h/L for one eta vector.
+    """Fill concentration, its running integral and the second output, each (times,), for one eta vector.
 
     Args:
         course: Structure, typical parameters and doses.
         eta: Deviations of the log-parameters, (eta,).
         time_h: Output times in hours since 1970, ascending, (times,).
         body: Working memory of this course.
-        concentration: Filled.
-        area: Filled; the integral starts at nought before the first dose.
+        concentration: Filled, mg/L.
+        area: Filled, mg*h/L; the integral starts at nought before the first dose.
+        second: Filled with what `Structure.second` names; nought where it names nothing.
     """
     times = time_h.size
     entries = 0
@@ -172,7 +179,9 @@ def follow(
     if entries <= 0:
         concentration[:] = 0.0 if entries == 0 else np.nan
         area[:] = 0.0 if entries == 0 else np.nan
+        second[:] = 0.0 if entries == 0 else np.nan
         return
+    second[:] = 0.0
     origin = course.dose_time_h[0]
     segments = course.segment_start_h.size
     amounts, end_h, rate_mg_h = body.amounts, body.end_h, body.rate_mg_h
@@ -255,7 +264,7 @@ def follow(
 
 
 @kernel
-def solve(course: Course, eta: Floats, time_h: Floats) -> tuple[Floats, Floats]:
+def solve(course: Course, eta: Floats, time_h: Floats) -> tuple[Floats, Floats, Floats]:
     """Concentration and cumulative AUC of one eta vector.
 
     Args:
@@ -265,25 +274,28 @@ def solve(course: Course, eta: Floats, time_h: Floats) -> tuple[Floats, Floats]:
             just before the dose.
 
     Returns:
-        Concentration (times,) in mg/L and its integral since before the first dose (times,) in mg*h/L; NaN
-        where a parameter is not finite.
+        Concentration (times,) in mg/L, its integral since before the first dose (times,) in mg*h/L, and the
+        second output (times,); NaN where a parameter is not finite.
     """
     concentration = np.empty(time_h.size)
     area = np.empty(time_h.size)
-    follow(course, eta, time_h, make_body(course), concentration, area)
-    return concentration, area
+    second = np.empty(time_h.size)
+    follow(course, eta, time_h, make_body(course), concentration, area, second)
+    return concentration, area, second
 
 
 @kernel
-def solve_points(course: Course, points: Floats, time_h: Floats) -> tuple[Floats, Floats]:
+def solve_points(course: Course, points: Floats, time_h: Floats) -> tuple[Floats, Floats, Floats]:
     """`solve` for every row of `points` (points, eta).
 
     Returns:
-        Concentration (points, times) in mg/L and cumulative AUC (points, times) in mg*h/L.
+        Concentration (points, times) in mg/L, cumulative AUC (points, times) in mg*h/L, and the second output
+        (points, times).
     """
     concentration = np.empty((points.shape[0], time_h.size))
     area = np.empty((points.shape[0], time_h.size))
+    second = np.empty((points.shape[0], time_h.size))
     body = make_body(course)
     for point in range(points.shape[0]):
-        follow(course, points[point], time_h, body, concentration[point], area[point])
-    return concentration, area
+        follow(course, points[point], time_h, body, concentration[point], area[point], second[point])
+    return concentration, area, second

@@ -31,7 +31,7 @@ class Body(NamedTuple):
     """Working memory of one propagation, made once and used again for every point.
 
     Attributes:
-        parameters: Structural parameters by segment, (segments, 8).
+        parameters: Structural parameters by segment, (segments, parameters).
         rates: (segments, modes), 1/h.
         into_modes: (segments, modes, compartments).
         from_modes: (segments, compartments, modes).
@@ -65,7 +65,7 @@ class Body(NamedTuple):
 def make_body(course: Course) -> Body:
     """Working memory that fits this course."""
     segments = course.segment_start_h.size
-    modes = course.compartments
+    modes = course.structure.compartments
     doses = course.dose_time_h.size
     trains = 0
     for dose in range(doses):
@@ -73,7 +73,7 @@ def make_body(course: Course) -> Body:
             trains += 1
     entries = doses + trains * (TRAIN_LIMIT + 1)
     return Body(
-        np.zeros((segments, 8)),
+        np.zeros(course.log_typical.shape),
         np.zeros((segments, modes)),
         np.zeros((segments, modes, modes)),
         np.zeros((segments, modes, modes)),
@@ -94,21 +94,25 @@ def set_parameters(course: Course, eta: Floats, body: Body) -> bool:
     """Fill parameters and dispositions of every segment; False when one is not finite."""
     finite = True
     for segment in range(course.segment_start_h.size):
-        for index in range(8):
+        for index in range(course.eta_index.size):
             log_value = course.log_typical[segment, index]
             moved_by = course.eta_index[index]
             if moved_by >= 0:
                 log_value += eta[moved_by]
-            body.parameters[segment, index] = math.exp(log_value)
+            moved_by = course.occasion_index[segment, index]
+            if moved_by >= 0:
+                log_value += eta[moved_by]
+            # Most structures lack most parameters: an exponential is only taken where there is one.
+            body.parameters[segment, index] = math.exp(log_value) if log_value != -math.inf else 0.0
             finite = finite and math.isfinite(body.parameters[segment, index])
         dispose(
-            course.compartments,
+            course.structure.compartments,
             body.parameters[segment],
             body.rates[segment],
             body.into_modes[segment],
             body.from_modes[segment],
         )
-        for mode in range(course.compartments):
+        for mode in range(course.structure.compartments):
             finite = finite and math.isfinite(body.rates[segment, mode])
     return finite
 

@@ -123,13 +123,13 @@ def test_occupancy_and_its_slope_are_those_of_the_solver() -> None:
     factor = 1e-4 * np.eye(2)
     eta = np.array([0.1, -0.2])
     expected, slope = considered_occupancy(therapy, eta, factor, 3.92, time_h)
-    concentration, _ = solve(therapy, eta, time_h)
+    concentration, _, _ = solve(therapy, eta, time_h)
     np.testing.assert_allclose(expected, concentration / (3.92 + concentration), rtol=1e-7)
     for column in range(2):
         step = np.zeros(2)
         step[column] = 1e-5
-        above, _ = solve(therapy, eta + step, time_h)
-        below, _ = solve(therapy, eta - step, time_h)
+        above, _, _ = solve(therapy, eta + step, time_h)
+        below, _, _ = solve(therapy, eta - step, time_h)
         derivative = (above / (3.92 + above) - below / (3.92 + below)) / 2e-5
         np.testing.assert_allclose(slope[:, column] / 1e-4, derivative, rtol=1e-5, atol=1e-9)
 
@@ -238,7 +238,7 @@ def test_the_last_window_tells_what_was_expected_of_it() -> None:
         np.array([START_H + 1.0]),
     )
     last = state.last
-    level, _ = solve(infusions(400.0), np.zeros(2), np.array([START_H + 2.5 / 60.0]))
+    level, _, _ = solve(infusions(400.0), np.zeros(2), np.array([START_H + 2.5 / 60.0]))
     operator = operator_at(START_H + 2.5 / 60.0, level[0] / (3.92 + level[0]))
     assert (last.window, last.reading, last.verdict) == (FIRST, 420.0, "taken")
     assert last.forecast == pytest.approx(

@@ -53,7 +53,7 @@ def test_line_is_the_least_squares_line_through_the_cubature_points(make: Callab
     lines = linearise(model.course, labs, model.residual, mean, model.prior)
     factor = np.linalg.cholesky(model.prior) * np.sqrt(etas)
     points = np.concatenate([mean + factor.T, mean - factor.T])
-    f, _ = solve_points(model.course, points, labs.time_h)
+    f, _, _ = solve_points(model.course, points, labs.time_h)
     f = np.maximum(f, 1e-3 * labs.value_mg_L)
     variance = np.minimum(model.residual.proportional**2 + (model.residual.additive_mg_L / f) ** 2, 4.0)
     h = np.log(f) - variance / 2

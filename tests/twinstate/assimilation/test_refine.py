@@ -81,7 +81,7 @@ def test_weights_are_posterior_over_proposal_written_longhand(make: Callable[[],
     assert len(cloud.points) == 256  # so the proposal was never moved
     prior = multivariate_normal(np.zeros(len(model.prior)), model.prior).pdf(cloud.points)
     near = multivariate_normal(gaussian.mean, 1.4 * gaussian.covariance).pdf(cloud.points)
-    predicted, _ = solve_points(model.course, cloud.points, labs.time_h)
+    predicted, _, _ = solve_points(model.course, cloud.points, labs.time_h)
     sd = np.hypot(model.residual.proportional * predicted, model.residual.additive_mg_L)
     seen = norm.pdf(labs.value_mg_L, predicted, sd)
     below = norm.cdf(labs.value_mg_L, predicted, sd)

@@ -44,7 +44,7 @@ THERAPIES = {
 @pytest.mark.parametrize("therapy", THERAPIES)
 def test_concentration_and_auc_agree_with_scipy(compartments: int, eta: np.ndarray, therapy: str) -> None:
     plan = course(compartments, THERAPIES[therapy])
-    concentration, area = solve(plan, eta, TIMES)
+    concentration, area, _ = solve(plan, eta, TIMES)
     expected_concentration, expected_area = integrate(plan, eta, TIMES)
     # The integrator's own tolerance is 1e-12 a step; times of 5e5 h resolve 6e-11 h.
     np.testing.assert_allclose(concentration, expected_concentration, rtol=1e-8, atol=1e-12)
@@ -64,7 +64,7 @@ def test_covariates_that_change_in_mid_course_agree_with_scipy(compartments: int
     ]
     doses = [*THERAPIES["all routes together"], Given(12, 300, INTO_DEPOT), Given(13, 300, ZERO_ORDER_ORAL)]
     plan = course(compartments, sorted(doses), segments)
-    concentration, area = solve(plan, AN_ETA, TIMES)
+    concentration, area, _ = solve(plan, AN_ETA, TIMES)
     expected_concentration, expected_area = integrate(plan, AN_ETA, TIMES)
     np.testing.assert_allclose(concentration, expected_concentration, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(area, expected_area, rtol=1e-8, atol=1e-12)
@@ -76,7 +76,7 @@ def test_absorption_as_fast_as_elimination_loses_no_digits(apart: float) -> None
     row = log_parameters(absorption_rate=elimination * (1.0 + apart), lag=0.0, bioavailability=1.0)
     plan = course(1, [Given(0, 100, INTO_DEPOT)], [(0.0, row)])
     hours = np.array([0.01, 1.0, 10.0, 100.0])
-    concentration, area = solve(plan, NO_ETA, START_H + hours)
+    concentration, area, _ = solve(plan, NO_ETA, START_H + hours)
     # Limit of the Bateman function for equal rates k: C = D k t e^(-kt) / V; its integral follows by parts.
     kt = elimination * hours
     expected = 100 * kt * np.exp(-kt) / PARAMETERS["central_volume"]
@@ -91,7 +91,7 @@ def test_absorption_as_fast_as_elimination_loses_no_digits(apart: float) -> None
 
 def test_level_drawn_at_the_time_of_a_dose_is_the_one_before_it() -> None:
     plan = course(1, [Given(0, 500), Given(12, 500)])
-    concentration, _ = solve(plan, NO_ETA, START_H + np.array([0.0, 12.0]))
+    concentration, _, _ = solve(plan, NO_ETA, START_H + np.array([0.0, 12.0]))
     elimination = PARAMETERS["clearance"] / PARAMETERS["central_volume"]
     assert concentration[0] == 0.0
     assert concentration[1] == pytest.approx(500 / 58.0 * math.exp(-12 * elimination), rel=1e-12)
@@ -99,7 +99,7 @@ def test_level_drawn_at_the_time_of_a_dose_is_the_one_before_it() -> None:
 
 def test_parameters_of_a_segment_rule_from_its_very_start() -> None:
     plan = course(1, [Given(0, 500)], [(0.0, log_parameters()), (10.0, log_parameters(central_volume=29.0))])
-    concentration, _ = solve(plan, NO_ETA, START_H + np.array([10.0]))
+    concentration, _, _ = solve(plan, NO_ETA, START_H + np.array([10.0]))
     elimination = PARAMETERS["clearance"] / PARAMETERS["central_volume"]
     assert concentration[0] == pytest.approx(500 / 29.0 * math.exp(-10 * elimination), rel=1e-12)
 
@@ -107,7 +107,7 @@ def test_parameters_of_a_segment_rule_from_its_very_start() -> None:
 def test_all_drug_leaves_so_the_final_auc_is_dose_over_clearance() -> None:
     # AUC to infinity = F D / CL whatever the structure (Gibaldi, Perrier 1982, ch. 11).
     plan = course(2, [Given(0, 500, INTO_DEPOT), Given(3, 250, ZERO_ORDER_ORAL), Given(4, 100, duration=2)])
-    _, area = solve(plan, NO_ETA, START_H + np.array([2000.0]))
+    _, area, _ = solve(plan, NO_ETA, START_H + np.array([2000.0]))
     assert area[0] == pytest.approx((0.8 * 750 + 100) / PARAMETERS["clearance"], rel=1e-12)
 
 
@@ -121,14 +121,14 @@ def test_goti_2018_vancomycin_gives_its_published_half_lives_and_auc24() -> None
     )
     assert math.exp(row[0]) == pytest.approx(3.89, abs=0.005)
     twice_a_day = course(2, [Given(12.0 * k, 1000, duration=1.0) for k in range(60)], [(0.0, row)])
-    _, area = solve(twice_a_day, NO_ETA, START_H + np.array([29 * 24.0, 30 * 24.0]))
+    _, area, _ = solve(twice_a_day, NO_ETA, START_H + np.array([29 * 24.0, 30 * 24.0]))
     assert area[1] - area[0] == pytest.approx(514, abs=0.5)
     once = course(2, [Given(0, 1000)], [(0.0, row)])
-    late, _ = solve(once, NO_ETA, START_H + np.array([200.0, 221.6]))
+    late, _, _ = solve(once, NO_ETA, START_H + np.array([200.0, 221.6]))
     assert late[1] / late[0] == pytest.approx(0.5, abs=0.002)
     # What the slow phase leaves over, carried back to the start, is the fast phase.
     slow = math.log(late[0] / late[1]) / 21.6
-    early, _ = solve(once, NO_ETA, START_H + np.array([1.0, 3.5]))
+    early, _, _ = solve(once, NO_ETA, START_H + np.array([1.0, 3.5]))
     fast = early - late[0] * np.exp(slow * (200.0 - np.array([1.0, 3.5])))
     assert math.log(2) * 2.5 / math.log(fast[0] / fast[1]) == pytest.approx(2.5, abs=0.05)
 
@@ -142,13 +142,13 @@ def test_theophylline_of_the_twelve_volunteers_peaks_where_the_bateman_function_
     )
     peak_at = math.log(absorption / elimination) / (absorption - elimination)
     plan = course(1, [Given(0, 320, INTO_DEPOT)], [(0.0, row)])
-    around, _ = solve(plan, NO_ETA, START_H + peak_at + np.array([-0.1, 0.0, 0.1]))
+    around, _, _ = solve(plan, NO_ETA, START_H + peak_at + np.array([-0.1, 0.0, 0.1]))
     assert around[1] == pytest.approx(320 / volume * math.exp(-elimination * peak_at), rel=1e-9)
     assert around[1] > max(around[0], around[2])
 
 
 def test_infusion_too_short_for_the_clock_is_a_bolus() -> None:
-    at_once, _ = solve(course(1, [Given(0, 10), Given(12, 500)]), NO_ETA, TIMES)
+    at_once, _, _ = solve(course(1, [Given(0, 10), Given(12, 500)]), NO_ETA, TIMES)
     for duration in (1e-300, 1e-16, 1e-9):
         plan = course(1, [Given(0, 10), Given(12, 500, duration=duration)])
         np.testing.assert_allclose(solve(plan, NO_ETA, TIMES)[0], at_once, rtol=1e-9)
@@ -156,13 +156,13 @@ def test_infusion_too_short_for_the_clock_is_a_bolus() -> None:
 
 def test_clearance_of_nought_keeps_the_drug() -> None:
     plan = course(1, [Given(0, 580, duration=2.0)], [(0.0, log_parameters(clearance=0.0))])
-    concentration, area = solve(plan, NO_ETA, START_H + np.array([1.0, 2.0, 12.0]))
+    concentration, area, _ = solve(plan, NO_ETA, START_H + np.array([1.0, 2.0, 12.0]))
     np.testing.assert_allclose(concentration, [5.0, 10.0, 10.0], rtol=1e-12)
     np.testing.assert_allclose(area, [2.5, 10.0, 110.0], rtol=1e-12)
 
 
 def test_without_doses_there_is_no_drug() -> None:
-    concentration, area = solve(course(2, []), NO_ETA, TIMES)
+    concentration, area, _ = solve(course(2, []), NO_ETA, TIMES)
     assert not concentration.any()
     assert not area.any()
 
@@ -172,7 +172,7 @@ def test_without_doses_there_is_no_drug() -> None:
 def test_parameter_that_is_not_finite_gives_nan_and_returns(broken: float, parameter: int) -> None:
     eta = NO_ETA.copy()
     eta[parameter] = broken
-    concentration, area = solve(course(2, THERAPIES["all routes together"]), eta, TIMES)
+    concentration, area, _ = solve(course(2, THERAPIES["all routes together"]), eta, TIMES)
     assert np.isnan(concentration).all()
     assert np.isnan(area).all()
 
@@ -181,7 +181,7 @@ def test_parameter_that_is_not_finite_gives_nan_and_returns(broken: float, param
 def test_amount_that_is_not_a_number_gives_nan(dose: int) -> None:
     plan = course(2, THERAPIES["all routes together"])
     plan.dose_mg[dose] = math.nan
-    concentration, area = solve(plan, NO_ETA, TIMES)
+    concentration, area, _ = solve(plan, NO_ETA, TIMES)
     assert np.isnan(concentration[-1])
     assert np.isnan(area[-1])
 
@@ -196,7 +196,7 @@ def test_time_that_is_not_finite_gives_nan_and_returns(broken: float) -> None:
         (whole._replace(dose_time_h=doses), TIMES),
         (whole, times),
     ):
-        concentration, area = solve(plan, NO_ETA, at)
+        concentration, area, _ = solve(plan, NO_ETA, at)
         assert np.isnan(concentration[-1])
         assert np.isnan(area[-1])
 

@@ -43,8 +43,8 @@ def test_steady_state_agrees_with_a_long_train(
     hours = START_H + np.array([1e-6, 0.5, 1.0, 3.0, 5.9, 8.0, 11.0, 20.0, 40.0, 100.0])
     steady = course(compartments, [Given(0, 400, route, duration, interval)], [(-5000.0, row)])
     explicit = course(compartments, train(400, route, duration, interval), [(-5000.0, row)])
-    concentration, area = solve(steady, NO_ETA, hours)
-    expected, expected_area = solve(explicit, NO_ETA, hours)
+    concentration, area, _ = solve(steady, NO_ETA, hours)
+    expected, expected_area, _ = solve(explicit, NO_ETA, hours)
     np.testing.assert_allclose(concentration, expected, rtol=1e-8)
     # The AUC counts what is seen: a steady state has no past of its own.
     np.testing.assert_allclose(area - area[0], expected_area - expected_area[0], rtol=1e-8)
@@ -59,14 +59,14 @@ def test_steady_state_dose_forgets_everything_before_it() -> None:
     steady = Given(0, 400, INTO_CENTRAL, 1.0, 12.0)
     after = Given(12, 400, INTO_CENTRAL, 1.0)
     hours = START_H + np.array([1e-6, 0.5, 4.0, 12.0, 13.0, 30.0])
-    alone, _ = solve(course(2, [steady, after]), NO_ETA, hours)
-    together, _ = solve(course(2, [*sorted(before), steady, after]), NO_ETA, hours)
+    alone, _, _ = solve(course(2, [steady, after]), NO_ETA, hours)
+    together, _, _ = solve(course(2, [*sorted(before), steady, after]), NO_ETA, hours)
     np.testing.assert_allclose(together, alone, rtol=1e-12)
 
 
 def test_level_drawn_as_a_steady_state_dose_is_given_belongs_to_what_came_before() -> None:
     plan = course(1, [Given(0, 400, interval=12.0)])
-    concentration, area = solve(plan, NO_ETA, START_H + np.array([-1.0, 0.0]))
+    concentration, area, _ = solve(plan, NO_ETA, START_H + np.array([-1.0, 0.0]))
     assert not concentration.any()
     assert not area.any()
 
@@ -74,7 +74,7 @@ def test_level_drawn_as_a_steady_state_dose_is_given_belongs_to_what_came_before
 def test_mean_concentration_at_steady_state_is_dose_rate_over_clearance() -> None:
     # C_mean = F D / (CL tau), whatever the structure (Gibaldi, Perrier 1982, ch. 3).
     plan = course(2, [Given(0, 400, INTO_DEPOT, 0.0, 8.0), Given(8, 400, INTO_DEPOT)])
-    _, area = solve(plan, NO_ETA, START_H + np.array([0.0, 8.0]))
+    _, area, _ = solve(plan, NO_ETA, START_H + np.array([0.0, 8.0]))
     assert area[1] == pytest.approx(0.8 * 400 / 4.5, rel=1e-9)
 
 
@@ -89,12 +89,12 @@ def test_concentration_repeats_itself_every_interval(
     doses = [Given(0, 500, INTO_CENTRAL, duration, interval)]
     doses += [Given(interval * k, 500, INTO_CENTRAL, duration) for k in range(1, 4)]
     hours = START_H + interval * np.array([0.3, 0.9, 1.3, 1.9, 2.3, 2.9])
-    concentration, _ = solve(course(compartments, doses), NO_ETA, hours)
+    concentration, _, _ = solve(course(compartments, doses), NO_ETA, hours)
     np.testing.assert_allclose(concentration[2:4], concentration[:2], rtol=1e-8)
     np.testing.assert_allclose(concentration[4:], concentration[:2], rtol=1e-8)
 
 
 def test_lag_beyond_what_a_train_may_reach_back_gives_nan_and_returns() -> None:
     plan = course(1, [Given(0, 400, INTO_DEPOT, 0.0, 0.01)], [(0.0, log_parameters(lag=1.0))])
-    concentration, _ = solve(plan, NO_ETA, START_H + np.array([1.0]))
+    concentration, _, _ = solve(plan, NO_ETA, START_H + np.array([1.0]))
     assert np.isnan(concentration).all()
