@@ -13,6 +13,7 @@ response below 1e-5 of their size over the draws of tests/twinstate/pk/test_marc
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from twinstate.pk.columns import (
     SECOND_EXCHANGE,
     TRANSIT_RATE,
 )
-from twinstate.pk.course import LINEAR, MYELOSUPPRESSION, NOTHING, Course
+from twinstate.pk.course import LINEAR, MYELOSUPPRESSION, Course
 from twinstate.pk.disposition import dispose
 from twinstate.pk.gut import apply_step, outflow_rate, row_length, set_step, square
 from twinstate.pk.mesh import plan_steps
@@ -53,6 +54,10 @@ MARROW = 0.5  # times the rate of the marrow's stages
 SHALLOW = 0.01
 # Pairs of steps before their length doubles.
 EVERY = 4
+
+# As NumPy's: numba would compile everything once more for a plain True and once more for a plain False.
+WITH_RESPONSE: Any = np.bool_(True)
+WITHOUT_RESPONSE: Any = np.bool_(False)
 
 # Rows of `Body.modal`: one half step's decay, inflow and gain from the depot; a whole step's time held; what
 # an input at the start of a half step, and at start, middle and end of a whole one, adds; amounts.
@@ -137,7 +142,7 @@ def _bounds(
             first = min(first, TRANSIT / fastest)
             every = math.ceil((structure.transits + 8) / TRANSIT)
             longest = min(longest, TRANSIT / min(last, parameters[TRANSIT_RATE]))
-    if respond and structure.second != NOTHING:
+    if respond:
         first = min(first, TRANSIENT / fastest)
         steep = 1.0
         if has_chains(structure.second):
@@ -235,7 +240,7 @@ def _respond_to_exact(
     per_volume = 1.0 / parameters[CENTRAL_VOLUME]
     modes = rates.size
     first, longest, every = _bounds(
-        course, body, segment, depot, rate_in, rates, into_modes, body.amounts, 0.0, True
+        course, body, segment, depot, rate_in, rates, into_modes, body.amounts, 0.0, WITH_RESPONSE
     )
     pair, doublings, last_pairs = plan_steps(time, first, longest, every)
     central = 0.0
@@ -308,7 +313,6 @@ def _march_with_input(
         to_modes(modal[COMPARTMENTS], into_modes, modal[AMOUNT])
     else:
         modal[AMOUNT] = body.amounts
-    respond = respond and structure.second != NOTHING
     first, longest, every = _bounds(
         course, body, segment, depot, rate_in, rates, into_modes, modal[AMOUNT], range_of_slope, respond
     )

@@ -11,6 +11,7 @@ Nothing here raises: a parameter that overflows comes out as NaN, which the call
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ from twinstate.pk.steady_state import set_steady_state
 
 Floats = NDArray[np.float64]
 NEVER = math.inf
+# As NumPy's: numba would compile all that is called with a plain 0 once more for it.
+FIRST: Any = np.int64(0)
 
 
 @kernel
@@ -117,7 +120,7 @@ def follow(
     amounts, end_h, rate_mg_h = body.amounts, body.end_h, body.rate_mg_h
     amounts[:] = 0.0
     depot, rate_in, running = 0.0, 0.0, 0
-    segment, entry, output = 0, 0, 0
+    segment, entry, output = FIRST, FIRST, 0
     forgotten = 0  # doses before this one were wiped out by a steady state
     now = -NEVER
     total = 0.0
@@ -140,7 +143,9 @@ def follow(
         if event_h > now:
             if entry > 0:  # nothing is in the body before the first entry
                 if stepped:
-                    depot, held_in = march(course, body, segment, depot, rate_in, event_h - now, True)
+                    depot, held_in = march(
+                        course, body, segment, depot, rate_in, event_h - now, structure.second != NOTHING
+                    )
                 else:
                     if followed:
                         _follow_along(body, structure.second, segment, depot, rate_in, event_h - now)

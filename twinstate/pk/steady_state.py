@@ -1,8 +1,8 @@
 """The state that an endless train of one dose leaves just before its newest member is given.
 
 Linear kinetics repeat themselves in closed form. Where the solver has to step, the state is the one that one
-interval of the train carries into itself: found by one interval's march where that is affine (gut, linear
-modes, chains), by Newton's method for saturable elimination and by repeating the interval for the marrow.
+interval of the train carries into itself: found by one interval's march for the chains of a response, by
+Newton's method for the amounts and by repeating the interval for the marrow.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from twinstate.pk.course import (
     Course,
 )
 from twinstate.pk.gut import row_length, set_step
-from twinstate.pk.march import march
+from twinstate.pk.march import WITH_RESPONSE, WITHOUT_RESPONSE, march
 from twinstate.pk.modal import to_compartments, to_modes
 from twinstate.pk.response import (
     POWERS,
@@ -248,25 +248,7 @@ def _solve_three(matrix: Floats, right: Floats, size: int) -> None:
 
 
 @kernel
-def _carry(
-    course: Course,
-    body: Body,
-    segment: int,
-    depot: float,
-    train: Train,
-    compartments: Floats,
-    gut: Floats,
-    result: Floats,
-) -> None:
-    """Fill `result` with what one interval of the train makes of `compartments`, mg, (compartments,)."""
-    body.gut[0] = gut
-    to_modes(compartments, body.into_modes[segment], body.amounts)
-    march_interval(course, body, segment, depot, train, False)
-    to_compartments(body.amounts, body.from_modes[segment], result)
-
-
-@kernel
-def _settle_saturable(
+def _settle_amounts(
     course: Course,
     body: Body,
     segment: int,
@@ -301,24 +283,32 @@ def _settle_saturable(
             if body.from_modes[segment, 2, 0] == 0.0:
                 here[2] = 0.0
         for _ in range(MOST_NEWTON_STEPS):
-            _carry(course, body, segment, depot, train, here, gut, result)
             size = 0.0
             change = 0.0
-            for place in range(modes):
-                size = max(size, abs(result[place]))
-                change = max(change, abs(result[place] - here[place]))
-            if change <= SETTLED * size:
-                found = True
+            for nudged in range(-1, modes):  # first as it is, then with each compartment nudged
+                kept = here[nudged] if nudged >= 0 else 0.0
+                nudge = NUDGE * max(kept, 1e-3 * size) if nudged >= 0 else 0.0
+                if nudged >= 0:
+                    here[nudged] = kept + nudge
+                body.gut[0] = gut
+                to_modes(here, body.into_modes[segment], body.amounts)
+                march_interval(course, body, segment, depot, train, WITHOUT_RESPONSE)
+                to_compartments(body.amounts, body.from_modes[segment], column)
+                if nudged >= 0:
+                    here[nudged] = kept
+                    for place in range(modes):
+                        matrix[place, nudged] = (result[place] - column[place]) / nudge
+                    matrix[nudged, nudged] += 1.0
+                else:
+                    for place in range(modes):
+                        result[place] = column[place]
+                        size = max(size, abs(result[place]))
+                        change = max(change, abs(result[place] - here[place]))
+                    if change <= SETTLED * size:
+                        found = True
+                        break
+            if found:
                 break
-            for nudged in range(modes):
-                kept = here[nudged]
-                nudge = NUDGE * max(kept, 1e-3 * size)
-                here[nudged] = kept + nudge
-                _carry(course, body, segment, depot, train, here, gut, column)
-                here[nudged] = kept
-                for place in range(modes):
-                    matrix[place, nudged] = (result[place] - column[place]) / nudge
-                matrix[nudged, nudged] += 1.0
             for place in range(modes):
                 column[place] = result[place] - here[place]
             _solve_three(matrix, column, modes)
@@ -352,7 +342,7 @@ def _settle_response(
         response[STATE] = 0.0
     for _ in range(1 if linear else MOST_INTERVALS):
         before = response[STATE, 0].copy()
-        march_interval(course, body, segment, depot, train, True)
+        march_interval(course, body, segment, depot, train, WITH_RESPONSE)
         body.amounts[:] = amounts
         body.gut[0] = gut
         change = abs(response[STATE, 0, 0] - before[0])  # of a logarithm
@@ -422,14 +412,7 @@ def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tu
     else:
         if structure.transits == 0 and oral != 0.0:
             depot = oral * math.exp(-absorption * since) / -math.expm1(-absorption * interval)
-        if structure.elimination == LINEAR:
-            gut = body.gut[0].copy()
-            march_interval(course, body, segment, depot, train, False)
-            for mode in range(body.amounts.size):
-                body.amounts[mode] /= -math.expm1(-body.rates[segment, mode] * interval)
-            body.gut[0] = gut
-        else:
-            _settle_saturable(course, body, segment, depot, train)
+        _settle_amounts(course, body, segment, depot, train)
     if structure.second != NOTHING:
         _settle_response(course, body, segment, depot, train)
     running = start_running(body, body.entry_h[entry], direct, interval, since, duration)
