@@ -33,14 +33,8 @@ def _kernel_cache() -> str:
 _KERNEL_CACHE = _kernel_cache()
 
 
-def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Compile one patient's arithmetic with numba.
-
-    Plain loops, one patient at a time: the bits of a result cannot depend on who shares its batch. `fastmath`
-    and `parallel` stay off for the same reason, and the lock of the interpreter is released so that the
-    worker's event loop keeps beating while a twin is refitted.
-    """
-    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+def _compile(function: Callable[_P, _R], **more: Any) -> Callable[_P, _R]:
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", **more}
     # Tests that check shapes wrap every function first; numba needs the plain one.
     plain = inspect.unwrap(function)
     settings: Any = numba.config
@@ -50,3 +44,22 @@ def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
     finally:
         settings.CACHE_DIR = elsewhere
     return compiled
+
+
+def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile one patient's arithmetic with numba.
+
+    Plain loops, one patient at a time: the bits of a result cannot depend on who shares its batch. `fastmath`
+    and `parallel` stay off for the same reason, and the lock of the interpreter is released so that the
+    worker's event loop keeps beating while a twin is refitted.
+    """
+    return _compile(function)
+
+
+def inner_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile arithmetic that only fills arrays it is given: it may neither make an array nor return one.
+
+    Numba counts the references to every array of a tuple at every call, atomically; between two doses that
+    takes longer than the exponentials. What makes no array need not count.
+    """
+    return _compile(function, _nrt=False)

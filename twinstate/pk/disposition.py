@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel
 from twinstate.pk.columns import (
     CENTRAL_VOLUME,
     CLEARANCE,
@@ -33,7 +33,7 @@ MOST_SWEEPS = 20
 SEPARATION = 1e-8
 
 
-@kernel
+@inner_kernel
 def one_compartment(parameters: Floats, rates: Floats, into_modes: Floats, from_modes: Floats) -> None:
     """Fill the disposition of a single compartment.
 
@@ -48,7 +48,7 @@ def one_compartment(parameters: Floats, rates: Floats, into_modes: Floats, from_
     from_modes[0, 0] = 1.0
 
 
-@kernel
+@inner_kernel
 def two_compartments(parameters: Floats, rates: Floats, into_modes: Floats, from_modes: Floats) -> None:
     """Fill the disposition of a central and a peripheral compartment.
 
@@ -95,10 +95,21 @@ def two_compartments(parameters: Floats, rates: Floats, into_modes: Floats, from
     from_modes[1, 1] = above / back if back > 0.0 else 0.0
 
 
-@kernel
+@inner_kernel
+def _order(rates: Floats, vectors: Floats, first: int, second: int) -> None:
+    """Exchange two eigenvalues and their vectors where the first is the smaller."""
+    if rates[first] < rates[second]:
+        rates[first], rates[second] = rates[second], rates[first]
+        for row in range(3):
+            vectors[row, first], vectors[row, second] = vectors[row, second], vectors[row, first]
+
+
+@inner_kernel
 def _rotate(matrix: Floats, vectors: Floats, first: int, second: int) -> None:
     """One Jacobi rotation: make `matrix[first, second]` nought, turning the columns of `vectors` along."""
-    if matrix[first, second] == 0.0:
+    beside = math.sqrt(abs(matrix[first, first] * matrix[second, second]))
+    if abs(matrix[first, second]) <= NEGLIGIBLE * beside:
+        matrix[first, second] = matrix[second, first] = 0.0
         return
     cotangent = (matrix[second, second] - matrix[first, first]) / (2.0 * matrix[first, second])
     tangent = 1.0 / (abs(cotangent) + math.hypot(cotangent, 1.0))
@@ -121,7 +132,7 @@ def _rotate(matrix: Floats, vectors: Floats, first: int, second: int) -> None:
         vectors[row, second] = sine * before + cosine * after
 
 
-@kernel
+@inner_kernel
 def three_compartments(parameters: Floats, rates: Floats, into_modes: Floats, from_modes: Floats) -> None:
     """Fill the disposition of a central and two peripheral compartments that each exchange with it.
 
@@ -148,8 +159,12 @@ def three_compartments(parameters: Floats, rates: Floats, into_modes: Floats, fr
     # Two peripheral compartments that return alike have a mode the centre never sees; it is kept in sight.
     if outward_second > 0.0 and abs(back_second - back) < SEPARATION * back:
         back_second = back * (1.0 + SEPARATION)
-    matrix = np.zeros((3, 3))
-    vectors = np.eye(3)
+    # The results' memory serves as the matrix and its eigenvectors (columns) first.
+    matrix, vectors = into_modes, from_modes
+    for row in range(3):
+        for column in range(3):
+            matrix[row, column] = 0.0
+            vectors[row, column] = 1.0 if row == column else 0.0
     matrix[0, 0] = elimination + outward + outward_second
     matrix[1, 1] = back
     matrix[2, 2] = back_second
@@ -158,36 +173,30 @@ def three_compartments(parameters: Floats, rates: Floats, into_modes: Floats, fr
     for _ in range(MOST_SWEEPS):
         if matrix[0, 1] == 0.0 and matrix[0, 2] == 0.0 and matrix[1, 2] == 0.0:
             break
-        for first, second in ((0, 1), (0, 2), (1, 2)):
-            beside = math.sqrt(abs(matrix[first, first] * matrix[second, second]))
-            if abs(matrix[first, second]) <= NEGLIGIBLE * beside:
-                matrix[first, second] = matrix[second, first] = 0.0
-            _rotate(matrix, vectors, first, second)
-    order = np.argsort(-np.diag(matrix))
+        _rotate(matrix, vectors, 0, 1)
+        _rotate(matrix, vectors, 0, 2)
+        _rotate(matrix, vectors, 1, 2)
     for mode in range(3):
-        rates[mode] = matrix[order[mode], order[mode]]
+        rates[mode] = matrix[mode, mode]
+    _order(rates, vectors, 0, 1)
+    _order(rates, vectors, 1, 2)
+    _order(rates, vectors, 0, 1)
     if outward > 0.0 and outward_second > 0.0:
         rates[2] = elimination / rates[0] * (back / rates[1]) * back_second
-    into_modes[:] = 0.0
-    from_modes[:] = 0.0
-    scale = np.array(
-        [
-            1.0,
-            math.sqrt(outward / back) if outward > 0.0 else 0.0,
-            math.sqrt(outward_second / back_second) if outward_second > 0.0 else 0.0,
-        ]
-    )
+    scale = math.sqrt(outward / back) if outward > 0.0 else 0.0
+    scale_second = math.sqrt(outward_second / back_second) if outward_second > 0.0 else 0.0
     for mode in range(3):
-        central = vectors[0, order[mode]]
-        for compartment in range(3):
-            # Without exchange nothing ever reaches the compartment.
-            if scale[compartment] > 0.0:
-                part = vectors[compartment, order[mode]]
-                into_modes[mode, compartment] = central * part / scale[compartment]
-                from_modes[compartment, mode] = scale[compartment] * part / central if central != 0.0 else 0.0
+        central = vectors[0, mode]
+        into_modes[mode, 0] = central * central
+        # Without exchange nothing ever reaches a compartment.
+        into_modes[mode, 1] = central * vectors[1, mode] / scale if scale > 0.0 else 0.0
+        into_modes[mode, 2] = central * vectors[2, mode] / scale_second if scale_second > 0.0 else 0.0
+        from_modes[0, mode] = 1.0 if central != 0.0 else 0.0
+        from_modes[1, mode] = scale * vectors[1, mode] / central if central != 0.0 else 0.0
+        from_modes[2, mode] = scale_second * vectors[2, mode] / central if central != 0.0 else 0.0
 
 
-@kernel
+@inner_kernel
 def dispose(
     compartments: int, parameters: Floats, rates: Floats, into_modes: Floats, from_modes: Floats
 ) -> None:

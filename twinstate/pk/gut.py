@@ -11,14 +11,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel
 from twinstate.pk.columns import ABSORPTION_RATE, TRANSIT_RATE
 
 Floats = NDArray[np.float64]
 TERMS = 16  # of a series whose argument is below 1/2
 
 
-@kernel
+@inner_kernel
 def outflow_rate(parameters: Floats) -> float:
     """Rate at which the last compartment of the row empties into the centre, 1/h."""
     return float(
@@ -26,13 +26,13 @@ def outflow_rate(parameters: Floats) -> float:
     )
 
 
-@kernel
+@inner_kernel
 def row_length(parameters: Floats, gut: Floats) -> int:
     """How many compartments of `gut` take part: all, or all but the depot."""
     return gut.size if parameters[ABSORPTION_RATE] > 0.0 else gut.size - 1
 
 
-@kernel
+@inner_kernel
 def square(matrix: Floats) -> None:
     """Square a lower triangular matrix in place: what a step does, done twice.
 
@@ -47,8 +47,8 @@ def square(matrix: Floats) -> None:
             matrix[row, column] = total
 
 
-@kernel
-def set_step(parameters: Floats, time: float, step: Floats) -> None:
+@inner_kernel
+def set_step(parameters: Floats, time: float, gut: Floats) -> None:
     """Fill what each compartment of the row holds of each other after `time` hours, (compartments, compartments).
 
     The exponential of a matrix made non-negative by taking its fastest decay out, halved until a short series
@@ -57,12 +57,13 @@ def set_step(parameters: Floats, time: float, step: Floats) -> None:
     Args:
         parameters: Structural parameters (parameters,).
         time: h.
-        step: Filled.
+        gut: Filled but for its first row, `Body.gut`.
 
     References:
         Moler, Van Loan (2003), SIAM Rev. 45:3-49, sec. 3 (scaling and squaring).
     """
-    size = step.shape[0]
+    step, term = gut[1:-1], gut[-1]
+    size = term.size
     transit = parameters[TRANSIT_RATE]
     last = parameters[ABSORPTION_RATE]
     fastest = max(transit, last)
@@ -73,7 +74,6 @@ def set_step(parameters: Floats, time: float, step: Floats) -> None:
         halvings += 1
     decay = math.exp(-fastest * span)
     # Columns of the exponential one by one: term n + 1 is term n times (rates + fastest) span / (n + 1).
-    term = np.zeros(size)
     for column in range(size):
         term[:] = 0.0
         term[column] = decay
@@ -89,7 +89,7 @@ def set_step(parameters: Floats, time: float, step: Floats) -> None:
         square(step)
 
 
-@kernel
+@inner_kernel
 def apply_step(step: Floats, row: Floats) -> None:
     """Move the row ahead by one step, in place from the last compartment on."""
     for place in range(row.size - 1, -1, -1):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel
 from twinstate.pk.columns import (
     ABSORPTION_RATE,
     CENTRAL_VOLUME,
@@ -32,13 +32,13 @@ from twinstate.pk.columns import (
     SECOND_EXCHANGE,
     TRANSIT_RATE,
 )
-from twinstate.pk.course import LINEAR, MYELOSUPPRESSION, Course
+from twinstate.pk.course import LINEAR, MYELOSUPPRESSION, Structure
 from twinstate.pk.disposition import dispose
 from twinstate.pk.gut import apply_step, outflow_rate, row_length, set_step, square
 from twinstate.pk.mesh import plan_steps
-from twinstate.pk.modal import advance, to_compartments, to_modes
+from twinstate.pk.modal import advance, copy, to_compartments, to_modes
 from twinstate.pk.response import drive, has_chains, prepare_response, step_response
-from twinstate.pk.schedule import COMPARTMENTS, Body
+from twinstate.pk.schedule import COMPARTMENTS, Motion
 from twinstate.pk.steps import absorbed, averages, held, held_under_absorption
 
 Floats = NDArray[np.float64]
@@ -64,8 +64,10 @@ WITHOUT_RESPONSE: Any = np.bool_(False)
 DECAY, INFLOW, FROM_DEPOT, HELD, STAGE, AT_START, AT_MIDDLE, AT_END, AMOUNT, HALFWAY, TRIED = range(11)
 
 
-@kernel
-def _linearise(course: Course, body: Body, segment: int, depot: float, rate_in: float, time: float) -> float:
+@inner_kernel
+def _linearise(
+    structure: Structure, motion: Motion, segment: int, depot: float, rate_in: float, time: float
+) -> float:
     """Fill the tangent disposition: saturable elimination as a clearance in the middle of what it can be.
 
     Concentrations over the interval lie between what would be left if all left at the greatest rate, and
@@ -74,15 +76,15 @@ def _linearise(course: Course, body: Body, segment: int, depot: float, rate_in: 
     Returns:
         Half the range of elimination's slope over the interval, per volume, 1/h.
     """
-    parameters = body.parameters[segment]
+    parameters = motion.parameters[segment]
     volume = parameters[CENTRAL_VOLUME]
-    held_mg = body.modal[COMPARTMENTS]
-    to_compartments(body.amounts, body.from_modes[segment], held_mg)
+    held_mg = motion.modal[COMPARTMENTS]
+    to_compartments(motion.amounts, motion.from_modes[segment], held_mg)
     total = depot + rate_in * time
     for compartment in range(held_mg.size):
         total += held_mg[compartment]
-    for place in range(body.gut.shape[1]):
-        total += body.gut[0, place]
+    for place in range(motion.gut.shape[1]):
+        total += motion.gut[0, place]
     most, half = parameters[MAXIMUM_RATE], parameters[MICHAELIS]
     flows = parameters[CLEARANCE] + parameters[EXCHANGE] + parameters[SECOND_EXCHANGE]
     high = max(total, 0.0) / volume
@@ -93,23 +95,23 @@ def _linearise(course: Course, body: Body, segment: int, depot: float, rate_in: 
     )
     steepest = most * half / ((half + low) * (half + low))
     flattest = most * half / ((half + high) * (half + high))
-    tangent = body.rates.shape[0] - 1
-    body.parameters[tangent] = parameters
-    body.parameters[tangent, CLEARANCE] += 0.5 * (steepest + flattest)
+    tangent = motion.rates.shape[0] - 1
+    copy(parameters, motion.parameters[tangent])
+    motion.parameters[tangent, CLEARANCE] += 0.5 * (steepest + flattest)
     dispose(
-        course.structure.compartments,
-        body.parameters[tangent],
-        body.rates[tangent],
-        body.into_modes[tangent],
-        body.from_modes[tangent],
+        structure.compartments,
+        motion.parameters[tangent],
+        motion.rates[tangent],
+        motion.into_modes[tangent],
+        motion.from_modes[tangent],
     )
     return float(0.5 * (steepest - flattest) / volume)
 
 
-@kernel
+@inner_kernel
 def _bounds(
-    course: Course,
-    body: Body,
+    structure: Structure,
+    motion: Motion,
     segment: int,
     depot: float,
     rate_in: float,
@@ -120,8 +122,7 @@ def _bounds(
     respond: bool,
 ) -> tuple[float, float, int]:
     """Longest first pair and longest pair of steps in h, and pairs before the length doubles."""
-    structure = course.structure
-    parameters = body.parameters[segment]
+    parameters = motion.parameters[segment]
     fastest = rates[0]
     if depot != 0.0:
         fastest = max(fastest, parameters[ABSORPTION_RATE])
@@ -133,8 +134,8 @@ def _bounds(
         first = FORCED / (math.sqrt(math.sqrt(range_of_slope * fastest)) * math.sqrt(fastest))
     if structure.transits > 0:
         filled = False
-        for place in range(body.gut.shape[1]):
-            filled = filled or body.gut[0, place] != 0.0
+        for place in range(motion.gut.shape[1]):
+            filled = filled or motion.gut[0, place] != 0.0
         if filled:
             # Steps stay short until the row has emptied, which takes every compartment's time.
             last = outflow_rate(parameters)
@@ -163,7 +164,7 @@ def _bounds(
     return min(first, longest), longest, every
 
 
-@kernel
+@inner_kernel
 def _set_half_step(
     modal: Floats,
     rates: Floats,
@@ -186,7 +187,7 @@ def _set_half_step(
             modal[FROM_DEPOT, mode] = into_modes[mode, 0] * absorption * unit
 
 
-@kernel
+@inner_kernel
 def _double_half_step(modal: Floats, depot_decay: float) -> None:
     """Make the half step twice as long: it done twice."""
     for mode in range(modal.shape[1]):
@@ -196,15 +197,21 @@ def _double_half_step(modal: Floats, depot_decay: float) -> None:
         modal[DECAY, mode] = decay * decay
 
 
-@kernel
+@inner_kernel
 def march(
-    course: Course, body: Body, segment: int, depot: float, rate_in: float, time: float, respond: bool
+    structure: Structure,
+    motion: Motion,
+    segment: int,
+    depot: float,
+    rate_in: float,
+    time: float,
+    respond: bool,
 ) -> tuple[float, float]:
     """Move amounts, gut and response ahead by `time` hours of constant input.
 
     Args:
-        course: Structure and parameters.
-        body: Amounts, gut and response; changed in place.
+        structure: Of the course.
+        motion: Parameters, amounts, gut and response; changed in place.
         segment: Whose parameters rule.
         depot: Amount in the depot, mg; nought with transit compartments, whose depot is part of the gut.
         rate_in: Total rate of the infusions running, mg/h.
@@ -214,51 +221,51 @@ def march(
     Returns:
         What is left in the depot, mg, and the area under the central amount, mg*h.
     """
-    if course.structure.elimination == LINEAR and course.structure.transits == 0:
+    if structure.elimination == LINEAR and structure.transits == 0:
         if respond:
-            _respond_to_exact(course, body, segment, depot, rate_in, time)
+            _respond_to_exact(structure, motion, segment, depot, rate_in, time)
         return advance(
-            body.amounts,
+            motion.amounts,
             depot,
             rate_in,
-            body.rates[segment],
-            body.into_modes[segment],
-            body.parameters[segment, ABSORPTION_RATE],
+            motion.rates[segment],
+            motion.into_modes[segment],
+            motion.parameters[segment, ABSORPTION_RATE],
             time,
         )
-    return _march_with_input(course, body, segment, depot, rate_in, time, respond)
+    return _march_with_input(structure, motion, segment, depot, rate_in, time, respond)
 
 
-@kernel
+@inner_kernel
 def _respond_to_exact(
-    course: Course, body: Body, segment: int, depot: float, rate_in: float, time: float
+    structure: Structure, motion: Motion, segment: int, depot: float, rate_in: float, time: float
 ) -> None:
     """Move the response alone ahead, under the exact concentrations of linear kinetics."""
-    parameters = body.parameters[segment]
-    rates, into_modes, modal = body.rates[segment], body.into_modes[segment], body.modal
+    parameters = motion.parameters[segment]
+    rates, into_modes, modal = motion.rates[segment], motion.into_modes[segment], motion.modal
     absorption = parameters[ABSORPTION_RATE]
     per_volume = 1.0 / parameters[CENTRAL_VOLUME]
     modes = rates.size
     first, longest, every = _bounds(
-        course, body, segment, depot, rate_in, rates, into_modes, body.amounts, 0.0, WITH_RESPONSE
+        structure, motion, segment, depot, rate_in, rates, into_modes, motion.amounts, 0.0, WITH_RESPONSE
     )
     pair, doublings, last_pairs = plan_steps(time, first, longest, every)
     central = 0.0
     for mode in range(modes):
-        modal[AMOUNT, mode] = body.amounts[mode]
-        central += body.amounts[mode]
+        modal[AMOUNT, mode] = motion.amounts[mode]
+        central += motion.amounts[mode]
     depot_decay = math.exp(-absorption * 0.5 * pair) if depot != 0.0 else 1.0
     _set_half_step(modal, rates, into_modes, rate_in, absorption, depot_decay, 0.5 * pair)
-    start = drive(course.structure, parameters, central * per_volume)
+    start = drive(structure, parameters, central * per_volume)
     if last_pairs < 0:
-        body.response[:] = np.nan
+        motion.response[:] = np.nan
         return
     for level in range(doublings + 1):
         if level > 0:
             _double_half_step(modal, depot_decay)
             depot_decay *= depot_decay
             pair *= 2.0
-        prepare_response(course.structure, parameters, pair, body.response)
+        prepare_response(structure, parameters, pair, motion.response)
         for _ in range(every if level < doublings else last_pairs):
             middle_central = 0.0
             end_central = 0.0
@@ -269,13 +276,13 @@ def _respond_to_exact(
                 middle_central += halfway
                 end_central += modal[AMOUNT, mode]
             depot *= depot_decay * depot_decay
-            middle = drive(course.structure, parameters, middle_central * per_volume)
-            end = drive(course.structure, parameters, end_central * per_volume)
+            middle = drive(structure, parameters, middle_central * per_volume)
+            end = drive(structure, parameters, end_central * per_volume)
             step_response(
-                course.structure,
+                structure,
                 parameters,
                 pair,
-                body.response,
+                motion.response,
                 start,
                 middle,
                 end,
@@ -283,43 +290,48 @@ def _respond_to_exact(
             start = end
 
 
-@kernel
+@inner_kernel
 def _excess(central: float, volume: float, most: float, half: float, slope: float) -> float:
     """What the straight line takes beyond saturable elimination, mg/h; odd, so that it restores from below."""
     concentration = central / volume
     return concentration * (slope - most / (half + abs(concentration)))
 
 
-@kernel
+@inner_kernel
 def _march_with_input(
-    course: Course, body: Body, segment: int, depot: float, rate_in: float, time: float, respond: bool
+    structure: Structure,
+    motion: Motion,
+    segment: int,
+    depot: float,
+    rate_in: float,
+    time: float,
+    respond: bool,
 ) -> tuple[float, float]:
     """`march` where something enters the modes that has no closed form."""
-    structure = course.structure
-    parameters = body.parameters[segment]
+    parameters = motion.parameters[segment]
     absorption, volume = parameters[ABSORPTION_RATE], parameters[CENTRAL_VOLUME]
-    modal = body.modal
-    modes = body.amounts.size
-    tangent = body.rates.shape[0] - 1
-    rates, into_modes = body.rates[segment], body.into_modes[segment]
-    gut, gut_step = body.gut[0], body.gut[1:]
+    modal = motion.modal
+    modes = motion.amounts.size
+    tangent = motion.rates.shape[0] - 1
+    rates, into_modes = motion.rates[segment], motion.into_modes[segment]
+    gut, gut_step = motion.gut[0], motion.gut[1:-1]
     most, half, slope, range_of_slope = 0.0, 1.0, 0.0, 0.0
     saturable = structure.elimination != LINEAR
     if saturable:
-        range_of_slope = _linearise(course, body, segment, depot, rate_in, time)
+        range_of_slope = _linearise(structure, motion, segment, depot, rate_in, time)
         most, half = parameters[MAXIMUM_RATE], parameters[MICHAELIS]
-        slope = body.parameters[tangent, CLEARANCE] - parameters[CLEARANCE]
-        rates, into_modes = body.rates[tangent], body.into_modes[tangent]
+        slope = motion.parameters[tangent, CLEARANCE] - parameters[CLEARANCE]
+        rates, into_modes = motion.rates[tangent], motion.into_modes[tangent]
         to_modes(modal[COMPARTMENTS], into_modes, modal[AMOUNT])
     else:
-        modal[AMOUNT] = body.amounts
+        copy(motion.amounts, modal[AMOUNT])
     first, longest, every = _bounds(
-        course, body, segment, depot, rate_in, rates, into_modes, modal[AMOUNT], range_of_slope, respond
+        structure, motion, segment, depot, rate_in, rates, into_modes, modal[AMOUNT], range_of_slope, respond
     )
     pair, doublings, last_pairs = plan_steps(time, first, longest, every)
     if last_pairs < 0:
-        body.amounts[:] = np.nan
-        body.response[:] = np.nan
+        motion.amounts[:] = np.nan
+        motion.response[:] = np.nan
         return math.nan, math.nan
     step = 0.5 * pair
     has_depot = depot != 0.0
@@ -328,10 +340,10 @@ def _march_with_input(
     row = row_length(parameters, gut)
     last_rate = outflow_rate(parameters) if structure.transits > 0 else 0.0
     gut_filled = False
-    for place in range(body.gut.shape[1]):
-        gut_filled = gut_filled or body.gut[0, place] != 0.0
+    for place in range(motion.gut.shape[1]):
+        gut_filled = gut_filled or motion.gut[0, place] != 0.0
     if gut_filled:
-        set_step(parameters, 0.5 * step, gut_step)
+        set_step(parameters, 0.5 * step, motion.gut)
     central = 0.0
     for mode in range(modes):
         central += modal[AMOUNT, mode]
@@ -371,7 +383,7 @@ def _march_with_input(
                     rate, absorption, step, unit_held, depot_held, unit_absorbed
                 )
         if respond:
-            prepare_response(structure, parameters, 2.0 * step, body.response)
+            prepare_response(structure, parameters, 2.0 * step, motion.response)
         middle = start
         steps = 2 * (every if level < doublings else last_pairs)
         for index in range(steps):
@@ -431,15 +443,15 @@ def _march_with_input(
                         structure,
                         parameters,
                         2.0 * step,
-                        body.response,
+                        motion.response,
                         start,
                         middle,
                         end,
                     )
                     start = end
     if saturable:
-        to_compartments(modal[AMOUNT], body.from_modes[tangent], modal[COMPARTMENTS])
-        to_modes(modal[COMPARTMENTS], body.into_modes[segment], body.amounts)
+        to_compartments(modal[AMOUNT], motion.from_modes[tangent], modal[COMPARTMENTS])
+        to_modes(modal[COMPARTMENTS], motion.into_modes[segment], motion.amounts)
     else:
-        body.amounts[:] = modal[AMOUNT]
+        copy(modal[AMOUNT], motion.amounts)
     return depot, area

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel
 
 # An interval that needs more pairs of steps than this comes out as NaN.
 MOST_PAIRS = 100_000
 
 
-@kernel
+@inner_kernel
 def plan_steps(time: float, first: float, longest: float, every: int) -> tuple[float, int, int]:
     """Cover an interval by pairs of steps, `every` of them at each length before the length doubles.
 

@@ -10,14 +10,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
-from twinstate.pk.schedule import COMPARTMENTS, Body
+from twinstate.kernels import inner_kernel
+from twinstate.pk.schedule import COMPARTMENTS, Motion
 from twinstate.pk.steps import absorbed, held, held_under_absorption, held_under_infusion, passed_on
 
 Floats = NDArray[np.float64]
 
 
-@kernel
+@inner_kernel
 def advance(
     amounts: Floats,
     depot: float,
@@ -66,7 +66,7 @@ def advance(
     return depot * depot_decay, area
 
 
-@kernel
+@inner_kernel
 def gathered(
     amounts: Floats,
     depot: float,
@@ -111,7 +111,14 @@ def gathered(
     return total
 
 
-@kernel
+@inner_kernel
+def copy(source: Floats, target: Floats) -> None:
+    """Fill `target` with `source`, both (n,), by a loop: NumPy's assignment may need memory."""
+    for place in range(source.size):
+        target[place] = source[place]
+
+
+@inner_kernel
 def to_compartments(amounts: Floats, from_modes: Floats, compartments: Floats) -> None:
     """Fill what each compartment holds, mg, (compartments,), from modal amounts (modes,)."""
     for compartment in range(amounts.size):
@@ -120,7 +127,7 @@ def to_compartments(amounts: Floats, from_modes: Floats, compartments: Floats) -
             compartments[compartment] += from_modes[compartment, mode] * amounts[mode]
 
 
-@kernel
+@inner_kernel
 def to_modes(compartments: Floats, into_modes: Floats, amounts: Floats) -> None:
     """Fill modal amounts (modes,) from what each compartment holds, mg, (compartments,)."""
     for mode in range(amounts.size):
@@ -129,8 +136,8 @@ def to_modes(compartments: Floats, into_modes: Floats, amounts: Floats) -> None:
             amounts[mode] += into_modes[mode, compartment] * compartments[compartment]
 
 
-@kernel
-def change_segment(body: Body, before: int, after: int) -> None:
+@inner_kernel
+def change_segment(motion: Motion, before: int, after: int) -> None:
     """Carry the compartments' amounts over into the modes of the next segment."""
-    to_compartments(body.amounts, body.from_modes[before], body.modal[COMPARTMENTS])
-    to_modes(body.modal[COMPARTMENTS], body.into_modes[after], body.amounts)
+    to_compartments(motion.amounts, motion.from_modes[before], motion.modal[COMPARTMENTS])
+    to_modes(motion.modal[COMPARTMENTS], motion.into_modes[after], motion.amounts)

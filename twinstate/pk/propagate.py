@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel, kernel
 from twinstate.pk.columns import ABSORPTION_RATE, CENTRAL_VOLUME
 from twinstate.pk.course import EFFECT_SITE, LINEAR, METABOLITE, NOTHING, Course
 from twinstate.pk.march import march
@@ -27,6 +27,7 @@ from twinstate.pk.schedule import (
     STEADY_STATE,
     THROUGH_DEPOT,
     Body,
+    Motion,
     make_body,
     plan_entries,
     set_parameters,
@@ -39,8 +40,8 @@ NEVER = math.inf
 FIRST: Any = np.int64(0)
 
 
-@kernel
-def _read_without_drug(course: Course, time_h: Floats, body: Body, second: Floats) -> None:
+@inner_kernel
+def _read_without_drug(course: Course, time_h: Floats, motion: Motion, second: Floats) -> None:
     """Fill the second output, (times,), of a patient who was never dosed."""
     segment = 0
     for output in range(time_h.size):
@@ -49,31 +50,33 @@ def _read_without_drug(course: Course, time_h: Floats, body: Body, second: Float
             and course.segment_start_h[segment + 1] <= time_h[output]
         ):
             segment += 1
-        parameters = body.parameters[segment]
-        start_response(course.structure, parameters, body.response)
-        second[output] = read_response(course.structure, parameters, body.response)
+        parameters = motion.parameters[segment]
+        start_response(course.structure, parameters, motion.response)
+        second[output] = read_response(course.structure, parameters, motion.response)
 
 
-@kernel
-def _follow_along(body: Body, second: int, segment: int, depot: float, rate_in: float, time: float) -> None:
+@inner_kernel
+def _follow_along(
+    motion: Motion, second: int, segment: int, depot: float, rate_in: float, time: float
+) -> None:
     """Move a metabolite or an effect site ahead under linear kinetics, in closed form."""
-    parameters = body.parameters[segment]
+    parameters = motion.parameters[segment]
     leaving = follower_rate(second, parameters)
     gain = follower_gain(second, parameters) / parameters[CENTRAL_VOLUME]
     inflow = gathered(
-        body.amounts,
+        motion.amounts,
         depot,
         rate_in,
-        body.rates[segment],
-        body.into_modes[segment],
+        motion.rates[segment],
+        motion.into_modes[segment],
         parameters[ABSORPTION_RATE],
         leaving,
         time,
     )
-    body.response[STATE, 0, 0] = body.response[STATE, 0, 0] * math.exp(-leaving * time) + gain * inflow
+    motion.response[STATE, 0, 0] = motion.response[STATE, 0, 0] * math.exp(-leaving * time) + gain * inflow
 
 
-@kernel
+@inner_kernel
 def follow(
     course: Course,
     eta: Floats,
@@ -95,29 +98,29 @@ def follow(
         second: Filled with what `Structure.second` names; nought where it names nothing.
     """
     times = time_h.size
-    structure = course.structure
+    structure, motion = course.structure, body.motion
     entries = 0
     if course.dose_time_h.size > 0 or structure.second != NOTHING:
         entries = -1
-        if set_parameters(course, eta, body):
+        if set_parameters(course, eta, motion):
             entries = plan_entries(course, body) if course.dose_time_h.size > 0 else 0
     if entries <= 0:
         concentration[:] = 0.0 if entries == 0 else np.nan
         area[:] = 0.0 if entries == 0 else np.nan
         second[:] = 0.0 if entries == 0 else np.nan
         if entries == 0 and structure.second != NOTHING:
-            _read_without_drug(course, time_h, body, second)
+            _read_without_drug(course, time_h, motion, second)
         return
     stepped = structure.elimination != LINEAR or structure.transits > 0
     followed = not stepped and (structure.second == METABOLITE or structure.second == EFFECT_SITE)
     stepped = stepped or (structure.second != NOTHING and not followed)
     second[:] = 0.0
     if structure.second != NOTHING:
-        start_response(structure, body.parameters[0], body.response)
-    body.gut[0] = 0.0
+        start_response(structure, motion.parameters[0], motion.response)
+    motion.gut[0] = 0.0
     origin = course.dose_time_h[0]
     segments = course.segment_start_h.size
-    amounts, end_h, rate_mg_h = body.amounts, body.end_h, body.rate_mg_h
+    amounts, end_h, rate_mg_h = motion.amounts, body.end_h, body.rate_mg_h
     amounts[:] = 0.0
     depot, rate_in, running = 0.0, 0.0, 0
     segment, entry, output = FIRST, FIRST, 0
@@ -144,35 +147,35 @@ def follow(
             if entry > 0:  # nothing is in the body before the first entry
                 if stepped:
                     depot, held_in = march(
-                        course, body, segment, depot, rate_in, event_h - now, structure.second != NOTHING
+                        structure, motion, segment, depot, rate_in, event_h - now, structure.second != NOTHING
                     )
                 else:
                     if followed:
-                        _follow_along(body, structure.second, segment, depot, rate_in, event_h - now)
+                        _follow_along(motion, structure.second, segment, depot, rate_in, event_h - now)
                     depot, held_in = advance(
                         amounts,
                         depot,
                         rate_in,
-                        body.rates[segment],
-                        body.into_modes[segment],
-                        body.parameters[segment, ABSORPTION_RATE],
+                        motion.rates[segment],
+                        motion.into_modes[segment],
+                        motion.parameters[segment, ABSORPTION_RATE],
                         event_h - now,
                     )
-                total += held_in / body.parameters[segment, CENTRAL_VOLUME]
+                total += held_in / motion.parameters[segment, CENTRAL_VOLUME]
             now = event_h
         if segment_h <= event_h:
-            change_segment(body, segment, segment + 1)
+            change_segment(motion, segment, segment + 1)
             segment += 1
             if entry == 0 and structure.second != NOTHING:
-                start_response(structure, body.parameters[segment], body.response)
+                start_response(structure, motion.parameters[segment], motion.response)
         elif output_h <= event_h:
             central = 0.0
             for mode in range(amounts.size):
                 central += amounts[mode]
-            concentration[output] = central / body.parameters[segment, CENTRAL_VOLUME]
+            concentration[output] = central / motion.parameters[segment, CENTRAL_VOLUME]
             area[output] = total
             if structure.second != NOTHING:
-                second[output] = read_response(structure, body.parameters[segment], body.response)
+                second[output] = read_response(structure, motion.parameters[segment], motion.response)
             output += 1
         elif stop_h <= event_h or entry_h <= event_h:
             if stop_h <= event_h:
@@ -190,7 +193,7 @@ def follow(
                     pass
                 elif kind == THROUGH_DEPOT:
                     if structure.transits > 0:
-                        body.gut[0, 0] += body.entry_mg[entry]
+                        motion.gut[0, 0] += body.entry_mg[entry]
                     else:
                         depot += body.entry_mg[entry]
                 elif kind == AT_CONSTANT_RATE and now + body.entry_duration_h[entry] > now:
@@ -199,7 +202,7 @@ def follow(
                     running += 1
                 else:
                     for mode in range(amounts.size):
-                        amounts[mode] += body.into_modes[segment, mode, 0] * body.entry_mg[entry]
+                        amounts[mode] += motion.into_modes[segment, mode, 0] * body.entry_mg[entry]
                 entry += 1
             # Added up anew in a fixed order, so that nothing remains when the last infusion ends.
             rate_in = 0.0

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel
 from twinstate.pk.columns import (
     BASELINE,
     CLEARANCE,
@@ -54,13 +54,13 @@ SERIES_UP_TO = 4.0
 SERIES_TERMS = 30
 
 
-@kernel
+@inner_kernel
 def has_chains(second: int) -> bool:
     """Whether the second output comes from chains of clotting factors."""
     return second in (COAGULATION_PRODUCT, COAGULATION_MEAN)
 
 
-@kernel
+@inner_kernel
 def follower_rate(second: int, parameters: Floats) -> float:
     """Decay rate of the one compartment behind a metabolite or an effect site, 1/h."""
     if second == METABOLITE:
@@ -68,7 +68,7 @@ def follower_rate(second: int, parameters: Floats) -> float:
     return float(parameters[EFFECT_RATE])
 
 
-@kernel
+@inner_kernel
 def follower_gain(second: int, parameters: Floats) -> float:
     """Inflow of that compartment per concentration of the drug."""
     if second == METABOLITE:
@@ -76,7 +76,7 @@ def follower_gain(second: int, parameters: Floats) -> float:
     return float(parameters[EFFECT_RATE])
 
 
-@kernel
+@inner_kernel
 def start_response(structure: Structure, parameters: Floats, response: Floats) -> None:
     """Fill the state without drug."""
     response[STATE] = 0.0
@@ -88,7 +88,7 @@ def start_response(structure: Structure, parameters: Floats, response: Floats) -
             response[STATE, 0, cell] = parameters[BASELINE]
 
 
-@kernel
+@inner_kernel
 def read_response(structure: Structure, parameters: Floats, response: Floats) -> float:
     """The second output as the state has it."""
     second = structure.second
@@ -111,7 +111,7 @@ def read_response(structure: Structure, parameters: Floats, response: Floats) ->
     return 0.0
 
 
-@kernel
+@inner_kernel
 def drive(structure: Structure, parameters: Floats, concentration: float) -> float:
     """What moves the state: the production left over for chains, the concentration (mg/L) for all else."""
     if not has_chains(structure.second):
@@ -123,7 +123,7 @@ def drive(structure: Structure, parameters: Floats, concentration: float) -> flo
     return float(1.0 / (1.0 + (concentration / parameters[HALF_EFFECT]) ** parameters[HILL]))
 
 
-@kernel
+@inner_kernel
 def chain_rate(structure: Structure, parameters: Floats, chain: int) -> float:
     """Rate of each compartment of a chain, 1/h."""
     if chain == 0:
@@ -131,7 +131,7 @@ def chain_rate(structure: Structure, parameters: Floats, chain: int) -> float:
     return float(structure.second_chain / parameters[SECOND_RESPONSE_TIME])
 
 
-@kernel
+@inner_kernel
 def chain_decay(length: int, x: float, powers: Floats) -> None:
     """Fill exp(-x) x^n / n!, n below `length`: what a compartment keeps of the one n places before it."""
     powers[0] = math.exp(-x)
@@ -139,7 +139,7 @@ def chain_decay(length: int, x: float, powers: Floats) -> None:
         powers[place] = powers[place - 1] * x / place
 
 
-@kernel
+@inner_kernel
 def parabola_weights(x: float, decay: float) -> tuple[float, float, float]:
     """Weights of an input's values at the start, middle and end of a step, in one compartment at its end.
 
@@ -153,7 +153,7 @@ def parabola_weights(x: float, decay: float) -> tuple[float, float, float]:
     return first - 3.0 * second + 4.0 * third, 4.0 * second - 8.0 * third, 4.0 * third - second
 
 
-@kernel
+@inner_kernel
 def set_chain(length: int, x: float, chain: int, response: Floats) -> None:
     """Fill powers and weights of a chain for steps of x = rate times step.
 
@@ -204,7 +204,7 @@ def set_chain(length: int, x: float, chain: int, response: Floats) -> None:
         first = zeroth
 
 
-@kernel
+@inner_kernel
 def prepare_response(structure: Structure, parameters: Floats, step: float, response: Floats) -> None:
     """Fill what equal steps of `step` hours have in common: all of `response` (rows, 2, cells) but the state."""
     if has_chains(structure.second):
@@ -220,7 +220,7 @@ def prepare_response(structure: Structure, parameters: Floats, step: float, resp
         response[AT_END, 0, 0] = gain * end
 
 
-@kernel
+@inner_kernel
 def _step_chain(length: int, chain: int, response: Floats, start: float, middle: float, end: float) -> None:
     """Move one chain ahead in place, the last compartment first as it needs those before it unmoved."""
     cells, powers = response[STATE, chain], response[POWERS, chain]
@@ -236,7 +236,7 @@ def _step_chain(length: int, chain: int, response: Floats, start: float, middle:
         cells[cell] = total
 
 
-@kernel
+@inner_kernel
 def _marrow_slope(parameters: Floats, cells: Floats, concentration: float, slope: Floats) -> None:
     """Fill the derivative of the marrow's state, (5,), 1/h for the first, else cells a h."""
     rate = (MYELOID_CELLS - 1) / parameters[RESPONSE_TIME]
@@ -247,7 +247,7 @@ def _marrow_slope(parameters: Floats, cells: Floats, concentration: float, slope
         slope[cell] = rate * (cells[cell - 1] - cells[cell])
 
 
-@kernel
+@inner_kernel
 def _step_marrow(
     parameters: Floats, response: Floats, step: float, start: float, middle: float, end: float
 ) -> None:
@@ -271,7 +271,7 @@ def _step_marrow(
         cells[cell] += step / 6.0 * (total[cell] + slope[cell])
 
 
-@kernel
+@inner_kernel
 def step_response(
     structure: Structure,
     parameters: Floats,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel, kernel
 from twinstate.pk.columns import (
     BIOAVAILABILITY,
     CLEARANCE,
@@ -38,13 +38,13 @@ TRAIN_LIMIT = 32
 AT_ONCE, AT_CONSTANT_RATE, THROUGH_DEPOT, STEADY_STATE = 0, 1, 2, 3
 # Dividing, three maturing and circulating cells.
 MYELOID_CELLS = 5
-# Rows of `Body.modal` and `Body.response`.
-MODAL_ROWS, RESPONSE_ROWS = 12, 5
+# Rows of `Motion.modal`, `Motion.response` and `Body.saved`.
+MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 5, 7
 COMPARTMENTS = 11  # the row of `Body.modal` that takes amounts by compartment
 
 
-class Body(NamedTuple):
-    """Working memory of one propagation, made once and used again for every point.
+class Motion(NamedTuple):
+    """What moves between two events, and the memory its steps need.
 
     Attributes:
         parameters: Structural parameters by segment, (segments + 1, parameters). The last row is scratch: a
@@ -52,16 +52,9 @@ class Body(NamedTuple):
         rates: (segments + 1, modes), 1/h.
         into_modes: (segments + 1, modes, compartments).
         from_modes: (segments + 1, compartments, modes).
-        entry_h: When each planned entry happens, h after the first dose, ascending, (entries,).
-        entry_dose: Its dose, (entries,).
-        entry_kind: `AT_ONCE`, `AT_CONSTANT_RATE`, `THROUGH_DEPOT` or `STEADY_STATE`, (entries,).
-        entry_mg: What of the dose reaches the body, (entries,).
-        entry_duration_h: How long it enters at a constant rate, (entries,).
         amounts: Modal amounts that add up to the central amount, mg, (modes,).
         modal: Scratch by mode or compartment, (rows, modes).
-        end_h: Ends of the infusions running now, (running,).
-        rate_mg_h: Their rates, (running,).
-        gut: What the gut holds and how it empties, (transits + 2, transits + 1): see `gut`.
+        gut: What the gut holds and how it empties, (transits + 3, transits + 1): see `gut`.
         response: State of the second output and how it steps, (rows, 2, cells): see `response`.
     """
 
@@ -69,17 +62,36 @@ class Body(NamedTuple):
     rates: Floats
     into_modes: Floats
     from_modes: Floats
+    amounts: Floats
+    modal: Floats
+    gut: Floats
+    response: Floats
+
+
+class Body(NamedTuple):
+    """Working memory of one propagation, made once and used again for every point.
+
+    Attributes:
+        motion: What moves between two events.
+        entry_h: When each planned entry happens, h after the first dose, ascending, (entries,).
+        entry_dose: Its dose, (entries,).
+        entry_kind: `AT_ONCE`, `AT_CONSTANT_RATE`, `THROUGH_DEPOT` or `STEADY_STATE`, (entries,).
+        entry_mg: What of the dose reaches the body, (entries,).
+        entry_duration_h: How long it enters at a constant rate, (entries,).
+        end_h: Ends of the infusions running now, (running,).
+        rate_mg_h: Their rates, (running,).
+        saved: Scratch of a steady state, (rows, compartments, cells or transits + 1, whichever is most).
+    """
+
+    motion: Motion
     entry_h: Floats
     entry_dose: Integers
     entry_kind: Integers
     entry_mg: Floats
     entry_duration_h: Floats
-    amounts: Floats
-    modal: Floats
     end_h: Floats
     rate_mg_h: Floats
-    gut: Floats
-    response: Floats
+    saved: Floats
 
 
 @kernel
@@ -98,26 +110,29 @@ def make_body(course: Course) -> Body:
     entries = split * doses + trains * (split * TRAIN_LIMIT + 1)
     cells = max(MYELOID_CELLS, max(course.structure.first_chain, course.structure.second_chain))
     return Body(
-        np.zeros((segments + 1, course.log_typical.shape[1])),
-        np.zeros((segments + 1, modes)),
-        np.zeros((segments + 1, modes, modes)),
-        np.zeros((segments + 1, modes, modes)),
+        Motion(
+            np.zeros((segments + 1, course.log_typical.shape[1])),
+            np.zeros((segments + 1, modes)),
+            np.zeros((segments + 1, modes, modes)),
+            np.zeros((segments + 1, modes, modes)),
+            np.zeros(modes),
+            np.zeros((MODAL_ROWS, modes)),
+            np.zeros((course.structure.transits + 3, course.structure.transits + 1)),
+            np.zeros((RESPONSE_ROWS, 2, cells)),
+        ),
         np.zeros(entries),
         np.zeros(entries, np.int64),
         np.zeros(entries, np.int64),
         np.zeros(entries),
         np.zeros(entries),
-        np.zeros(modes),
-        np.zeros((MODAL_ROWS, modes)),
         np.zeros(entries + trains * TRAIN_LIMIT),
         np.zeros(entries + trains * TRAIN_LIMIT),
-        np.zeros((course.structure.transits + 2, course.structure.transits + 1)),
-        np.zeros((RESPONSE_ROWS, 2, cells)),
+        np.zeros((SAVED_ROWS, max(cells, max(modes, course.structure.transits + 1)))),
     )
 
 
-@kernel
-def set_parameters(course: Course, eta: Floats, body: Body) -> bool:
+@inner_kernel
+def set_parameters(course: Course, eta: Floats, motion: Motion) -> bool:
     """Fill parameters and dispositions of every segment; False when one is not finite."""
     finite = True
     for segment in range(course.segment_start_h.size):
@@ -130,23 +145,23 @@ def set_parameters(course: Course, eta: Floats, body: Body) -> bool:
             if moved_by >= 0:
                 log_value += eta[moved_by]
             # Most structures lack most parameters: an exponential is only taken where there is one.
-            body.parameters[segment, index] = math.exp(log_value) if log_value != -math.inf else 0.0
-            finite = finite and math.isfinite(body.parameters[segment, index])
+            motion.parameters[segment, index] = math.exp(log_value) if log_value != -math.inf else 0.0
+            finite = finite and math.isfinite(motion.parameters[segment, index])
         if course.structure.elimination == SATURABLE:
-            body.parameters[segment, CLEARANCE] = 0.0
+            motion.parameters[segment, CLEARANCE] = 0.0
         dispose(
             course.structure.compartments,
-            body.parameters[segment],
-            body.rates[segment],
-            body.into_modes[segment],
-            body.from_modes[segment],
+            motion.parameters[segment],
+            motion.rates[segment],
+            motion.into_modes[segment],
+            motion.from_modes[segment],
         )
         for mode in range(course.structure.compartments):
-            finite = finite and math.isfinite(body.rates[segment, mode])
+            finite = finite and math.isfinite(motion.rates[segment, mode])
     return finite
 
 
-@kernel
+@inner_kernel
 def _enter(body: Body, count: int, time: float, dose: int, kind: int, amount: float, duration: float) -> int:
     """Put one entry in its place by time; entries at equal times stay in the order they are put."""
     place = count
@@ -165,7 +180,7 @@ def _enter(body: Body, count: int, time: float, dose: int, kind: int, amount: fl
     return count + 1
 
 
-@kernel
+@inner_kernel
 def plan_entries(course: Course, body: Body) -> int:
     """Fill the entries in order of time; their number, or -1 when there is no such order.
 
@@ -186,12 +201,12 @@ def plan_entries(course: Course, body: Body) -> int:
         if route == INTO_CENTRAL:
             duration = course.dose_duration_h[dose]
         else:
-            amount *= body.parameters[segment, BIOAVAILABILITY]
-            lag = body.parameters[segment, LAG]
+            amount *= body.motion.parameters[segment, BIOAVAILABILITY]
+            lag = body.motion.parameters[segment, LAG]
             if route != INTO_DEPOT:
-                duration = body.parameters[segment, INPUT_DURATION]
+                duration = body.motion.parameters[segment, INPUT_DURATION]
             if route == PARALLEL_ORAL:
-                fraction = body.parameters[segment, FIRST_ORDER_FRACTION]
+                fraction = body.motion.parameters[segment, FIRST_ORDER_FRACTION]
         if not math.isfinite((given - origin) + lag):
             return -1
         interval = course.dose_interval_h[dose]

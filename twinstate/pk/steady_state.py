@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel
 from twinstate.pk.columns import (
     ABSORPTION_RATE,
     CENTRAL_VOLUME,
@@ -35,10 +35,11 @@ from twinstate.pk.course import (
     NOTHING,
     PARALLEL_ORAL,
     Course,
+    Structure,
 )
 from twinstate.pk.gut import row_length, set_step
 from twinstate.pk.march import WITH_RESPONSE, WITHOUT_RESPONSE, march
-from twinstate.pk.modal import to_compartments, to_modes
+from twinstate.pk.modal import copy, to_compartments, to_modes
 from twinstate.pk.response import (
     POWERS,
     STATE,
@@ -48,11 +49,14 @@ from twinstate.pk.response import (
     has_chains,
     start_response,
 )
-from twinstate.pk.schedule import MYELOID_CELLS, Body
+from twinstate.pk.schedule import MYELOID_CELLS, Body, Motion
 from twinstate.pk.steps import absorbed, held
 
 Floats = NDArray[np.float64]
 
+# Rows of `Body.saved`: what the gut holds, what compartments hold, what one interval makes of them, the same with
+# one nudged, and the matrix of the differences.
+GUT, HERE, RESULT, COLUMN, MATRIX = 0, 1, 2, 3, 4
 # Newton's method: relative change at which it ends, and steps after which the state counts as not found.
 SETTLED = 1e-10
 MOST_NEWTON_STEPS = 40
@@ -80,14 +84,14 @@ class Train(NamedTuple):
     duration: float
 
 
-@kernel
+@inner_kernel
 def through_depot(
-    body: Body, segment: int, amount: float, interval: float, since: float, absorption: float
+    motion: Motion, segment: int, amount: float, interval: float, since: float, absorption: float
 ) -> float:
     """Add a train of doses through the depot to the modes.
 
     Args:
-        body: Amounts, changed in place.
+        motion: Amounts, changed in place.
         segment: Whose disposition rules.
         amount: Of each dose, mg.
         interval: Of the train, h.
@@ -100,25 +104,25 @@ def through_depot(
     depot_loss = -math.expm1(-absorption * interval)
     depot_since = math.exp(-absorption * since)
     depot_interval = math.exp(-absorption * interval)
-    for mode in range(body.amounts.size):
-        rate = body.rates[segment, mode]
+    for mode in range(motion.amounts.size):
+        rate = motion.rates[segment, mode]
         fresh = absorbed(rate, absorption, since, math.exp(-rate * since), depot_since)
         cycle = absorbed(rate, absorption, interval, math.exp(-rate * interval), depot_interval)
-        flow = body.into_modes[segment, mode, 0] * absorption * amount
-        body.amounts[mode] += (
+        flow = motion.into_modes[segment, mode, 0] * absorption * amount
+        motion.amounts[mode] += (
             flow * (fresh + cycle * depot_since / depot_loss) / -math.expm1(-rate * interval)
         )
     return amount * depot_since / depot_loss
 
 
-@kernel
+@inner_kernel
 def at_constant_rate(
-    body: Body, segment: int, amount: float, interval: float, since: float, duration: float
+    motion: Motion, segment: int, amount: float, interval: float, since: float, duration: float
 ) -> None:
     """Add a train of infusions or boluses to the modes.
 
     Args:
-        body: Amounts, changed in place.
+        motion: Amounts, changed in place.
         segment: Whose disposition rules.
         amount: Of each dose, mg.
         interval: Of the train, h.
@@ -126,19 +130,19 @@ def at_constant_rate(
         duration: Of each infusion, h; 0 is a bolus.
     """
     while since < duration:
-        for mode in range(body.amounts.size):
-            rate = body.rates[segment, mode]
-            flow = body.into_modes[segment, mode, 0] * amount / duration
-            body.amounts[mode] += flow * held(rate, since, math.exp(-rate * since))
+        for mode in range(motion.amounts.size):
+            rate = motion.rates[segment, mode]
+            flow = motion.into_modes[segment, mode, 0] * amount / duration
+            motion.amounts[mode] += flow * held(rate, since, math.exp(-rate * since))
         since += interval
-    for mode in range(body.amounts.size):
-        rate = body.rates[segment, mode]
+    for mode in range(motion.amounts.size):
+        rate = motion.rates[segment, mode]
         kept = held(rate, duration, math.exp(-rate * duration)) / duration if duration > 0.0 else 1.0
         left = math.exp(-rate * (since - duration)) / -math.expm1(-rate * interval)
-        body.amounts[mode] += body.into_modes[segment, mode, 0] * amount * kept * left
+        motion.amounts[mode] += motion.into_modes[segment, mode, 0] * amount * kept * left
 
 
-@kernel
+@inner_kernel
 def start_running(
     body: Body, now: float, amount: float, interval: float, since: float, duration: float
 ) -> int:
@@ -152,10 +156,10 @@ def start_running(
     return running
 
 
-@kernel
+@inner_kernel
 def march_interval(
-    course: Course,
-    body: Body,
+    structure: Structure,
+    motion: Motion,
     segment: int,
     depot: float,
     train: Train,
@@ -164,8 +168,8 @@ def march_interval(
     """Move ahead by one interval of an endless train.
 
     Args:
-        course: Structure and parameters.
-        body: Amounts, gut and response; changed in place.
+        structure: Of the course.
+        motion: Amounts, gut and response; changed in place.
         segment: Whose parameters rule.
         depot: Amount in the depot, mg.
         train: Its doses; `since` holds at the start and at the end.
@@ -183,13 +187,13 @@ def march_interval(
     for _ in range(4):
         if not entered and now >= enters:
             entered = True
-            if course.structure.transits > 0:
-                body.gut[0, 0] += train.oral
+            if structure.transits > 0:
+                motion.gut[0, 0] += train.oral
             else:
                 depot += train.oral
             if duration == 0.0:
-                for mode in range(body.amounts.size):
-                    body.amounts[mode] += body.into_modes[segment, mode, 0] * train.direct
+                for mode in range(motion.amounts.size):
+                    motion.amounts[mode] += motion.into_modes[segment, mode, 0] * train.direct
         stop = interval
         if enters > now:
             stop = min(stop, enters)
@@ -202,30 +206,30 @@ def march_interval(
                 started = math.floor((middle - enters) / interval)
                 ended = math.floor((middle - enters - duration) / interval)
                 rate_in = (started - ended) * (train.direct / duration)
-            depot, _area = march(course, body, segment, depot, rate_in, stop - now, respond)
+            depot, _area = march(structure, motion, segment, depot, rate_in, stop - now, respond)
             now = stop
     return depot
 
 
-@kernel
+@inner_kernel
 def _settle_gut(parameters: Floats, gut: Floats, train: Train) -> None:
     """Fill the gut with what an endless train leaves in it: one interval's loss is one dose's gain."""
-    holds, step = gut[0], gut[1:]
+    holds, step = gut[0], gut[1:-1]
     row = row_length(parameters, holds)
     holds[:] = 0.0
     if train.oral == 0.0:
         return
-    set_step(parameters, train.since, step)
+    set_step(parameters, train.since, gut)
     for place in range(row):
         holds[place] = step[place, 0] * train.oral
-    set_step(parameters, train.interval, step)
+    set_step(parameters, train.interval, gut)
     for place in range(row):
         for before in range(place):
             holds[place] += step[place, before] * holds[before]
         holds[place] /= 1.0 - step[place, place]
 
 
-@kernel
+@inner_kernel
 def _solve_three(matrix: Floats, right: Floats, size: int) -> None:
     """Solve a small linear system in place, by elimination with row exchanges; NaN where it has no answer."""
     for column in range(size):
@@ -247,13 +251,14 @@ def _solve_three(matrix: Floats, right: Floats, size: int) -> None:
         right[row] /= matrix[row, row]
 
 
-@kernel
+@inner_kernel
 def _settle_amounts(
-    course: Course,
-    body: Body,
+    structure: Structure,
+    motion: Motion,
     segment: int,
     depot: float,
     train: Train,
+    saved: Floats,
 ) -> None:
     """Fill the modes with the state that one interval carries into itself, by Newton's method.
 
@@ -261,11 +266,11 @@ def _settle_amounts(
     can be falls back on the interval's own answer. NaN where there is no such state, as when the train
     brings more than elimination at its maximum can take.
     """
-    parameters = body.parameters[segment]
-    modes = body.amounts.size
-    here, result, column = np.zeros(modes), np.zeros(modes), np.zeros(modes)
-    matrix = np.zeros((modes, modes))
-    gut = body.gut[0].copy()
+    parameters = motion.parameters[segment]
+    modes = motion.amounts.size
+    here, result, column, matrix = saved[HERE], saved[RESULT], saved[COLUMN], saved[MATRIX:]
+    gut = saved[GUT, : motion.gut.shape[1]]
+    copy(motion.gut[0], gut)
     mean_input = (train.oral + train.direct) / train.interval
     clearance, most, half = parameters[CLEARANCE], parameters[MAXIMUM_RATE], parameters[MICHAELIS]
     spare = clearance * half + most - mean_input
@@ -277,10 +282,12 @@ def _settle_amounts(
     if level < math.inf:
         here[0] = level * parameters[CENTRAL_VOLUME]
         if modes > 1:
-            here[1] = level * parameters[PERIPHERAL_VOLUME] if body.from_modes[segment, 1, 0] != 0.0 else 0.0
+            here[1] = (
+                level * parameters[PERIPHERAL_VOLUME] if motion.from_modes[segment, 1, 0] != 0.0 else 0.0
+            )
         if modes > 2:
             here[2] = level * parameters[SECOND_PERIPHERAL_VOLUME]
-            if body.from_modes[segment, 2, 0] == 0.0:
+            if motion.from_modes[segment, 2, 0] == 0.0:
                 here[2] = 0.0
         for _ in range(MOST_NEWTON_STEPS):
             size = 0.0
@@ -290,10 +297,10 @@ def _settle_amounts(
                 nudge = NUDGE * max(kept, 1e-3 * size) if nudged >= 0 else 0.0
                 if nudged >= 0:
                     here[nudged] = kept + nudge
-                body.gut[0] = gut
-                to_modes(here, body.into_modes[segment], body.amounts)
-                march_interval(course, body, segment, depot, train, WITHOUT_RESPONSE)
-                to_compartments(body.amounts, body.from_modes[segment], column)
+                copy(gut, motion.gut[0])
+                to_modes(here, motion.into_modes[segment], motion.amounts)
+                march_interval(structure, motion, segment, depot, train, WITHOUT_RESPONSE)
+                to_compartments(motion.amounts, motion.from_modes[segment], column)
                 if nudged >= 0:
                     here[nudged] = kept
                     for place in range(modes):
@@ -318,33 +325,38 @@ def _settle_amounts(
             for place in range(modes):
                 here[place] = here[place] + column[place] if possible else result[place]
     if found:
-        to_modes(result, body.into_modes[segment], body.amounts)
-        body.gut[0] = gut
+        to_modes(result, motion.into_modes[segment], motion.amounts)
+        copy(gut, motion.gut[0])
     else:
-        body.amounts[:] = np.nan
+        motion.amounts[:] = np.nan
 
 
-@kernel
+@inner_kernel
 def _settle_response(
-    course: Course,
-    body: Body,
+    structure: Structure,
+    motion: Motion,
     segment: int,
     depot: float,
     train: Train,
+    saved: Floats,
 ) -> None:
     """Fill the response with the one that the train at its steady state leaves; amounts and gut stay."""
-    structure, parameters = course.structure, body.parameters[segment]
-    response = body.response
-    amounts, gut = body.amounts.copy(), body.gut[0].copy()
+    parameters = motion.parameters[segment]
+    response = motion.response
+    amounts, before = saved[HERE, : motion.amounts.size], saved[RESULT]
+    gut = saved[GUT, : motion.gut.shape[1]]
+    copy(motion.amounts, amounts)
+    copy(motion.gut[0], gut)
     linear = structure.second != MYELOSUPPRESSION
     start_response(structure, parameters, response)
     if linear:
         response[STATE] = 0.0
     for _ in range(1 if linear else MOST_INTERVALS):
-        before = response[STATE, 0].copy()
-        march_interval(course, body, segment, depot, train, WITH_RESPONSE)
-        body.amounts[:] = amounts
-        body.gut[0] = gut
+        for cell in range(MYELOID_CELLS):
+            before[cell] = response[STATE, 0, cell]
+        march_interval(structure, motion, segment, depot, train, WITH_RESPONSE)
+        copy(amounts, motion.amounts)
+        copy(gut, motion.gut[0])
         change = abs(response[STATE, 0, 0] - before[0])  # of a logarithm
         for cell in range(1, MYELOID_CELLS):
             change = max(change, abs(response[STATE, 0, cell] / before[cell] - 1.0))
@@ -365,7 +377,7 @@ def _settle_response(
                     cells[cell] /= -math.expm1(-rate * train.interval)
 
 
-@kernel
+@inner_kernel
 def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tuple[float, int]:
     """Forget everything and hold what an endless train of this dose leaves just before its newest member.
 
@@ -382,7 +394,8 @@ def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tu
     Returns:
         The amount in the depot, mg, and how many infusions of the train still run.
     """
-    structure, parameters = course.structure, body.parameters[segment]
+    structure, motion = course.structure, body.motion
+    parameters = motion.parameters[segment]
     dose = body.entry_dose[entry]
     route = course.dose_route[dose]
     interval = course.dose_interval_h[dose]
@@ -401,19 +414,19 @@ def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tu
         since = max(1.0, math.ceil(lag / interval)) * interval - lag
     train = Train(oral, direct, interval, since, duration)
     depot = 0.0
-    body.amounts[:] = 0.0
+    motion.amounts[:] = 0.0
     if structure.transits > 0:
-        _settle_gut(parameters, body.gut, train)
+        _settle_gut(parameters, motion.gut, train)
     if structure.elimination == LINEAR and structure.transits == 0:
         if route == INTO_DEPOT or fraction > 0.0:
-            depot = through_depot(body, segment, oral, interval, since, absorption)
+            depot = through_depot(motion, segment, oral, interval, since, absorption)
         if route != INTO_DEPOT:
-            at_constant_rate(body, segment, direct, interval, since, duration)
+            at_constant_rate(motion, segment, direct, interval, since, duration)
     else:
         if structure.transits == 0 and oral != 0.0:
             depot = oral * math.exp(-absorption * since) / -math.expm1(-absorption * interval)
-        _settle_amounts(course, body, segment, depot, train)
+        _settle_amounts(structure, motion, segment, depot, train, body.saved)
     if structure.second != NOTHING:
-        _settle_response(course, body, segment, depot, train)
+        _settle_response(structure, motion, segment, depot, train, body.saved)
     running = start_running(body, body.entry_h[entry], direct, interval, since, duration)
     return depot, running

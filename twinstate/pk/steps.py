@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 
-from twinstate.kernels import kernel
+from twinstate.kernels import inner_kernel
 
 # Below this size a difference is taken from its series; above it the quotient loses less than a digit or two.
 SERIES_BELOW = 0.1
 SERIES_TERMS = 9
+# Coefficients 1/(n + 4)! of the series in `averages`, the last first.
+AVERAGE_SERIES = tuple(1.0 / math.factorial(order) for order in range(12, 3, -1))
 
 
-@kernel
+@inner_kernel
 def held(rate: float, time: float, decay: float) -> float:
     """Integral of exp(-rate s) over [0, time]: a unit amount's time in the mode; a unit rate's amount.
 
@@ -36,7 +38,7 @@ def held(rate: float, time: float, decay: float) -> float:
     return -math.expm1(-x) / rate
 
 
-@kernel
+@inner_kernel
 def held_under_infusion(rate: float, time: float, unit_held: float) -> float:
     """Integral of `held` over [0, time]: the area under a mode filled at unit rate, in h^2.
 
@@ -56,7 +58,7 @@ def held_under_infusion(rate: float, time: float, unit_held: float) -> float:
     return time * time * total
 
 
-@kernel
+@inner_kernel
 def absorbed(rate: float, absorption: float, time: float, decay: float, depot_decay: float) -> float:
     """Amount in a mode fed by exp(-absorption s), h.
 
@@ -77,7 +79,7 @@ def absorbed(rate: float, absorption: float, time: float, decay: float, depot_de
     return -decay * math.expm1(-x) / (absorption - rate)
 
 
-@kernel
+@inner_kernel
 def held_under_absorption(
     rate: float, absorption: float, time: float, unit_held: float, depot_held: float, unit_absorbed: float
 ) -> float:
@@ -110,7 +112,7 @@ def held_under_absorption(
     return time * time * total
 
 
-@kernel
+@inner_kernel
 def passed_on(first: float, second: float, third: float, time: float) -> float:
     """Divided difference of exp(-rate * time) over three rates, in h^2: the end of a row of three.
 
@@ -136,7 +138,7 @@ def passed_on(first: float, second: float, third: float, time: float) -> float:
     )
 
 
-@kernel
+@inner_kernel
 def averages(x: float, decay: float) -> tuple[float, float, float, float]:
     """The integrals of exp(-x (1 - s)) s^(n-1) / (n-1)! over s in [0, 1], for n = 1 to 4 (phi functions).
 
@@ -144,16 +146,15 @@ def averages(x: float, decay: float) -> tuple[float, float, float, float]:
         x: Rate times step.
         decay: exp(-x), which the caller has already.
     """
-    if x > 1.0:
-        first = (1.0 - decay) / x
-        second = (1.0 - first) / x
-        third = (0.5 - second) / x
-        return first, second, third, (1.0 / 6.0 - third) / x
-    term = 1.0 / 24.0
-    fourth = term
-    for order in range(5, 19):
-        term *= -x / order
-        fourth += term
+    if x > SERIES_BELOW:
+        inverse = 1.0 / x
+        first = (1.0 - decay) * inverse
+        second = (1.0 - first) * inverse
+        third = (0.5 - second) * inverse
+        return first, second, third, (1.0 / 6.0 - third) * inverse
+    fourth = 0.0
+    for share in AVERAGE_SERIES:
+        fourth = fourth * -x + share
     third = 1.0 / 6.0 - x * fourth
     second = 0.5 - x * third
     return 1.0 - x * second, second, third, fourth
