@@ -44,8 +44,8 @@ from twinstate.pk.steps import absorbed, averages, held, held_under_absorption
 Floats = NDArray[np.float64]
 
 # Bounds on a pair of steps, each as a pure number: time times a rate.
-CURVED = 0.2  # times half the range of elimination's slope over the interval
-FORCED = 0.5  # the same slope and the fastest transient together, as their error is a product
+CURVED = 0.1  # times half the range of elimination's slope over the interval
+FORCED = 0.3  # the same slope and the fastest transient together, as their error is a product
 TRANSIT = 0.6  # times the transit rate
 TRANSIENT = 0.5  # times the fastest transient of the concentration, for a response
 LASTING = 0.5  # times the slowest decay of the concentration and the steepness of the effect
@@ -89,10 +89,9 @@ def _linearise(
     flows = parameters[CLEARANCE] + parameters[EXCHANGE] + parameters[SECOND_EXCHANGE]
     high = max(total, 0.0) / volume
     now = max(held_mg[0], 0.0) / volume
-    low = max(
-        now * math.exp(-(most / half + flows) / volume * time),
-        now - (most + flows * high) / volume * time,
-    )
+    low = now - (most + flows * high) / volume * time
+    if low < 0.5 * now:
+        low = max(low, now * math.exp(-(most / half + flows) / volume * time))
     steepest = most * half / ((half + low) * (half + low))
     flattest = most * half / ((half + high) * (half + high))
     tangent = motion.rates.shape[0] - 1
@@ -116,48 +115,54 @@ def _bounds(
     depot: float,
     rate_in: float,
     rates: Floats,
-    into_modes: Floats,
     amounts: Floats,
     range_of_slope: float,
     respond: bool,
 ) -> tuple[float, float, int]:
     """Longest first pair and longest pair of steps in h, and pairs before the length doubles."""
     parameters = motion.parameters[segment]
+    volume = parameters[CENTRAL_VOLUME]
     fastest = rates[0]
-    if depot != 0.0:
-        fastest = max(fastest, parameters[ABSORPTION_RATE])
     first = math.inf
     longest = math.inf
     every = EVERY
-    if range_of_slope > 0.0:
-        longest = CURVED / range_of_slope
-        first = FORCED / (math.sqrt(math.sqrt(range_of_slope * fastest)) * math.sqrt(fastest))
+    entering = rate_in  # mg/h, at the most
+    if depot != 0.0:
+        fastest = max(fastest, parameters[ABSORPTION_RATE])
+        entering += parameters[ABSORPTION_RATE] * depot
     if structure.transits > 0:
-        filled = False
+        filled = 0.0
         for place in range(motion.gut.shape[1]):
-            filled = filled or motion.gut[0, place] != 0.0
-        if filled:
+            filled += motion.gut[0, place]
+        if filled != 0.0:
             # Steps stay short until the row has emptied, which takes every compartment's time.
             last = outflow_rate(parameters)
+            entering += last * filled
             fastest = max(fastest, max(last, parameters[TRANSIT_RATE]))
-            first = min(first, TRANSIT / fastest)
+            first = TRANSIT / fastest
             every = math.ceil((structure.transits + 8) / TRANSIT)
-            longest = min(longest, TRANSIT / min(last, parameters[TRANSIT_RATE]))
+            longest = TRANSIT / min(last, parameters[TRANSIT_RATE])
+    central = 0.0
+    leaving = 0.0
+    for mode in range(amounts.size):
+        central += amounts[mode]
+        leaving += rates[mode] * amounts[mode]
+    if range_of_slope > 0.0:
+        # Input carries the concentration across what bends elimination.
+        crossing = entering / (parameters[MICHAELIS] * volume + max(central, 0.0))
+        forcing = max(fastest, crossing)
+        longest = min(longest, CURVED / range_of_slope)
+        first = min(first, FORCED / (math.sqrt(math.sqrt(range_of_slope * forcing)) * math.sqrt(forcing)))
     if respond:
         first = min(first, TRANSIENT / fastest)
         steep = 1.0
         if has_chains(structure.second):
             steep = max(1.0, parameters[HILL])
-            flow = 0.0
-            central = 0.0
-            entering = rate_in + parameters[ABSORPTION_RATE] * depot
-            for mode in range(amounts.size):
-                central += amounts[mode]
-                flow += into_modes[mode, 0] * entering - rates[mode] * amounts[mode]
+            flow = abs(entering - leaving)
             share = 1.0 if parameters[HILL] == 1.0 or parameters[HILL] >= 2.0 else SHALLOW
-            scale = central + share * parameters[HALF_EFFECT] * parameters[CENTRAL_VOLUME]
-            if abs(flow) > 0.0:
-                first = min(first, max(TRANSIENT * scale / abs(flow) / steep, 1e-6 / fastest))
+            scale = max(central, 0.0) + share * parameters[HALF_EFFECT] * volume
+            if flow > 0.0:
+                first = min(first, max(TRANSIENT * scale / flow / steep, 1e-6 / fastest))
         longest = min(longest, LASTING / (steep * (rates[amounts.size - 1] + range_of_slope)))
         if structure.second == MYELOSUPPRESSION:
             longest = min(longest, MARROW * parameters[RESPONSE_TIME] / 4.0)
@@ -247,7 +252,7 @@ def _respond_to_exact(
     per_volume = 1.0 / parameters[CENTRAL_VOLUME]
     modes = rates.size
     first, longest, every = _bounds(
-        structure, motion, segment, depot, rate_in, rates, into_modes, motion.amounts, 0.0, WITH_RESPONSE
+        structure, motion, segment, depot, rate_in, rates, motion.amounts, 0.0, WITH_RESPONSE
     )
     pair, doublings, last_pairs = plan_steps(time, first, longest, every)
     central = 0.0
@@ -326,7 +331,7 @@ def _march_with_input(
     else:
         copy(motion.amounts, modal[AMOUNT])
     first, longest, every = _bounds(
-        structure, motion, segment, depot, rate_in, rates, into_modes, modal[AMOUNT], range_of_slope, respond
+        structure, motion, segment, depot, rate_in, rates, modal[AMOUNT], range_of_slope, respond
     )
     pair, doublings, last_pairs = plan_steps(time, first, longest, every)
     if last_pairs < 0:
@@ -359,7 +364,7 @@ def _march_with_input(
         # Areas under the central amount that a whole step leaves of unit inputs.
         area_inflow, area_depot, area_start, area_middle, area_end = 0.0, 0.0, 0.0, 0.0, 0.0
         whole_depot_decay = depot_decay * depot_decay
-        depot_held = held(absorption, step, whole_depot_decay)
+        depot_held = held(absorption, step, whole_depot_decay) if has_depot else step
         for mode in range(modes):
             rate, decay = rates[mode], modal[DECAY, mode]
             whole = decay * decay
@@ -377,8 +382,9 @@ def _march_with_input(
             area_end += square_step * (4.0 * phi_fourth - phi_third)
             if rate_in != 0.0:
                 area_inflow += into * rate_in * step * step * phi_second
-            if has_depot:
-                unit_absorbed = absorbed(rate, absorption, step, whole, whole_depot_decay)
+            if has_depot and into != 0.0:
+                # Two half steps make a whole one.
+                unit_absorbed = modal[FROM_DEPOT, mode] / (into * absorption) * (decay + depot_decay)
                 area_depot += (into * absorption) * held_under_absorption(
                     rate, absorption, step, unit_held, depot_held, unit_absorbed
                 )
