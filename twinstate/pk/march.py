@@ -3,8 +3,7 @@
 All that is linear in the kinetics stays exact: modes, depot and infusions. Only two things are stepped. What
 saturable elimination takes beyond a straight line through the interval's concentrations, and what arrives
 from transit compartments, enter the modes as an input by a fourth-order exponential Runge-Kutta step (Cox,
-Matthews 2002). A response takes one step for every pair of these, from the concentrations at the start,
-middle and end of the pair.
+Matthews 2002). A response takes one step for every four of these, from the five concentrations they begin and end with.
 
 Steps follow `plan_steps`; the bounds below are the rule. They hold the error of concentration, area and
 response below 1e-5 of their size over the draws of tests/twinstate/pk/test_march.py, and mostly far below.
@@ -43,17 +42,19 @@ from twinstate.pk.steps import absorbed, averages, held, held_under_absorption
 
 Floats = NDArray[np.float64]
 
-# Bounds on a pair of steps, each as a pure number: time times a rate.
-CURVED = 0.1  # times half the range of elimination's slope over the interval
-FORCED = 0.3  # the same slope and the fastest transient together, as their error is a product
-TRANSIT = 0.6  # times the transit rate
-TRANSIENT = 0.5  # times the fastest transient of the concentration, for a response
-LASTING = 0.5  # times the slowest decay of the concentration and the steepness of the effect
-MARROW = 0.5  # times the rate of the marrow's stages
+# Bounds on a step, each as a pure number: time times a rate.
+CURVED = 0.05  # times half the range of elimination's slope over the interval
+FORCED = 0.15  # the same slope and the fastest change of the concentration together: their error is a product
+TRANSIT = 0.3  # times the transit rate
+TRANSIENT = 0.25  # times the fastest transient of the concentration, for a response
+LASTING = 0.25  # times the slowest decay of the concentration and the steepness of the effect
+MARROW = 0.25  # times the rate of the marrow's stages
 # Share of the half-effect concentration that a steep or shallow effect resolves.
 SHALLOW = 0.01
-# Pairs of steps before their length doubles.
-EVERY = 4
+# Steps before their length doubles.
+EVERY = 8
+# Steps of the amounts to one of the response.
+STRIDE = 4
 
 # As NumPy's: numba would compile everything once more for a plain True and once more for a plain False.
 WITH_RESPONSE: Any = np.bool_(True)
@@ -119,7 +120,7 @@ def _bounds(
     range_of_slope: float,
     respond: bool,
 ) -> tuple[float, float, int]:
-    """Longest first pair and longest pair of steps in h, and pairs before the length doubles."""
+    """Longest first step and longest step in h, and steps before the length doubles."""
     parameters = motion.parameters[segment]
     volume = parameters[CENTRAL_VOLUME]
     fastest = rates[0]
@@ -254,45 +255,39 @@ def _respond_to_exact(
     first, longest, every = _bounds(
         structure, motion, segment, depot, rate_in, rates, motion.amounts, 0.0, WITH_RESPONSE
     )
-    pair, doublings, last_pairs = plan_steps(time, first, longest, every)
+    stride, doublings, last_strides = plan_steps(
+        time, STRIDE * first, STRIDE * longest, (every + STRIDE - 1) // STRIDE
+    )
+    if last_strides < 0:
+        motion.response[:] = np.nan
+        return
+    step = stride / STRIDE
     central = 0.0
     for mode in range(modes):
         modal[AMOUNT, mode] = motion.amounts[mode]
         central += motion.amounts[mode]
-    depot_decay = math.exp(-absorption * 0.5 * pair) if depot != 0.0 else 1.0
-    _set_half_step(modal, rates, into_modes, rate_in, absorption, depot_decay, 0.5 * pair)
-    start = drive(structure, parameters, central * per_volume)
-    if last_pairs < 0:
-        motion.response[:] = np.nan
-        return
+    depot_decay = math.exp(-absorption * step) if depot != 0.0 else 1.0
+    _set_half_step(modal, rates, into_modes, rate_in, absorption, depot_decay, step)
+    drives = motion.drives
+    drives[STRIDE] = drive(structure, parameters, central * per_volume)
     for level in range(doublings + 1):
         if level > 0:
             _double_half_step(modal, depot_decay)
             depot_decay *= depot_decay
-            pair *= 2.0
-        prepare_response(structure, parameters, pair, motion.response)
-        for _ in range(every if level < doublings else last_pairs):
-            middle_central = 0.0
-            end_central = 0.0
-            for mode in range(modes):
-                decay, inflow, gain = modal[DECAY, mode], modal[INFLOW, mode], modal[FROM_DEPOT, mode]
-                halfway = decay * modal[AMOUNT, mode] + (inflow + gain * depot)
-                modal[AMOUNT, mode] = decay * halfway + (inflow + gain * depot * depot_decay)
-                middle_central += halfway
-                end_central += modal[AMOUNT, mode]
-            depot *= depot_decay * depot_decay
-            middle = drive(structure, parameters, middle_central * per_volume)
-            end = drive(structure, parameters, end_central * per_volume)
-            step_response(
-                structure,
-                parameters,
-                pair,
-                motion.response,
-                start,
-                middle,
-                end,
-            )
-            start = end
+            stride *= 2.0
+        prepare_response(structure, parameters, stride, motion.response)
+        for _ in range((every + STRIDE - 1) // STRIDE if level < doublings else last_strides):
+            drives[0] = drives[STRIDE]
+            for time_index in range(1, STRIDE + 1):
+                central = 0.0
+                for mode in range(modes):
+                    modal[AMOUNT, mode] = modal[DECAY, mode] * modal[AMOUNT, mode] + (
+                        modal[INFLOW, mode] + modal[FROM_DEPOT, mode] * depot
+                    )
+                    central += modal[AMOUNT, mode]
+                depot *= depot_decay
+                drives[time_index] = drive(structure, parameters, central * per_volume)
+            step_response(structure, parameters, stride, motion.response, drives)
 
 
 @inner_kernel
@@ -333,12 +328,14 @@ def _march_with_input(
     first, longest, every = _bounds(
         structure, motion, segment, depot, rate_in, rates, modal[AMOUNT], range_of_slope, respond
     )
-    pair, doublings, last_pairs = plan_steps(time, first, longest, every)
-    if last_pairs < 0:
+    stride = STRIDE if respond else 1
+    every = (every + stride - 1) // stride
+    length, doublings, last_strides = plan_steps(time, stride * first, stride * longest, every)
+    if last_strides < 0:
         motion.amounts[:] = np.nan
         motion.response[:] = np.nan
         return math.nan, math.nan
-    step = 0.5 * pair
+    step = length / stride
     has_depot = depot != 0.0
     depot_decay = math.exp(-absorption * 0.5 * step) if has_depot else 1.0
     _set_half_step(modal, rates, into_modes, rate_in, absorption, depot_decay, 0.5 * step)
@@ -352,7 +349,8 @@ def _march_with_input(
     central = 0.0
     for mode in range(modes):
         central += modal[AMOUNT, mode]
-    start = drive(structure, parameters, central / volume)
+    drives = motion.drives
+    drives[STRIDE] = drive(structure, parameters, central / volume)
     area = 0.0
     for level in range(doublings + 1):
         if level > 0:
@@ -389,9 +387,8 @@ def _march_with_input(
                     rate, absorption, step, unit_held, depot_held, unit_absorbed
                 )
         if respond:
-            prepare_response(structure, parameters, 2.0 * step, motion.response)
-        middle = start
-        steps = 2 * (every if level < doublings else last_pairs)
+            prepare_response(structure, parameters, STRIDE * step, motion.response)
+        steps = stride * (every if level < doublings else last_strides)
         for index in range(steps):
             arriving = 0.0
             arriving_halfway = 0.0
@@ -441,20 +438,11 @@ def _march_with_input(
             area += area_start * at_start + area_middle * (once + again) + area_end * at_end
             depot = halfway_depot * depot_decay
             if respond:
-                if index % 2 == 0:
-                    middle = drive(structure, parameters, central / volume)
-                else:
-                    end = drive(structure, parameters, central / volume)
-                    step_response(
-                        structure,
-                        parameters,
-                        2.0 * step,
-                        motion.response,
-                        start,
-                        middle,
-                        end,
-                    )
-                    start = end
+                if index % STRIDE == 0:
+                    drives[0] = drives[STRIDE]
+                drives[index % STRIDE + 1] = drive(structure, parameters, central / volume)
+                if index % STRIDE == STRIDE - 1:
+                    step_response(structure, parameters, STRIDE * step, motion.response, drives)
     if saturable:
         to_compartments(modal[AMOUNT], motion.from_modes[tangent], modal[COMPARTMENTS])
         to_modes(modal[COMPARTMENTS], motion.into_modes[segment], motion.amounts)

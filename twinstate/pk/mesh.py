@@ -11,22 +11,22 @@ import math
 
 from twinstate.kernels import inner_kernel
 
-# An interval that needs more pairs of steps than this comes out as NaN.
-MOST_PAIRS = 100_000
+# An interval that needs more steps than this comes out as NaN.
+MOST_STEPS = 200_000
 
 
 @inner_kernel
 def plan_steps(time: float, first: float, longest: float, every: int) -> tuple[float, int, int]:
-    """Cover an interval by pairs of steps, `every` of them at each length before the length doubles.
+    """Cover an interval by steps, `every` of them at each length before the length doubles.
 
     Args:
         time: The interval, h.
-        first: Longest first pair, h.
-        longest: Longest pair, h.
-        every: Pairs before the length doubles.
+        first: Longest first step, h.
+        longest: Longest step, h.
+        every: Steps before the length doubles.
 
     Returns:
-        Length of the first pair in h, how often the length doubles, and pairs at the last length; -1 pairs
+        Length of the first step in h, how often the length doubles, and steps at the last length; -1 steps
         where they would be too many, or a length is not a number.
     """
     units = time / min(first, longest)
@@ -39,7 +39,7 @@ def plan_steps(time: float, first: float, longest: float, every: int) -> tuple[f
         covered += every * unit
         unit *= 2.0
         doublings += 1
-    pairs = max(math.ceil((units - covered) / unit), 1)
-    if pairs > MOST_PAIRS:
+    steps = max(math.ceil((units - covered) / unit), 1)
+    if steps > MOST_STEPS:
         return math.nan, 0, -1
-    return time / (covered + pairs * unit), doublings, pairs
+    return time / (covered + steps * unit), doublings, steps

@@ -1,10 +1,10 @@
 """What the drug does: the state behind the second output, and its steps under a given concentration.
 
-The concentration is known at the start, middle and end of a step. A chain of compartments is linear, so it is
-solved exactly for the parabola through the three values of its input, however fast it is; the marrow feeds
-back on itself and takes a Runge-Kutta step.
+The concentration is known at five times of a step, a quarter of it apart. A chain of compartments is linear, so
+it is solved exactly for the polynomial through the five values of its input, however fast it is; the marrow
+feeds back on itself and takes two Runge-Kutta steps.
 
-`Body.response` holds, by chain and cell, the state and what equal steps have in common. The state is by second
+`Motion.response` holds, by chain and cell, the state and what equal steps have in common. The state is by second
 output: the metabolite's amount or the effect site's concentration in the first cell; two chains of clotting
 factors, as shares of their level without drug; or, in the first chain, the logarithm of the marrow's dividing
 cells, three stages of maturing ones and the circulating cells.
@@ -43,15 +43,17 @@ from twinstate.pk.course import (
     Structure,
 )
 from twinstate.pk.schedule import MYELOID_CELLS
-from twinstate.pk.steps import averages
 
 Floats = NDArray[np.float64]
-# Rows of `Body.response`: the state; what a cell keeps of one so many places before it; weights of the input at
-# the start, in the middle and at the end of a step.
-STATE, POWERS, AT_START, AT_MIDDLE, AT_END = range(5)
+# Rows of `Motion.response`: the state; what a cell keeps of one so many places before it; weights of the input at
+# the five times of a step.
+STATE, POWERS, WEIGHTS = 0, 1, 2
+TIMES = 5
 # Terms of the incomplete gamma series: enough for an argument up to `SERIES_UP_TO`.
 SERIES_UP_TO = 4.0
 SERIES_TERMS = 30
+# Coefficients 1 / (5 6 ... n) of the series in `_moments`, the last first.
+MOMENT_SERIES = tuple(24.0 / math.factorial(order) for order in range(18, 4, -1))
 
 
 @inner_kernel
@@ -140,17 +142,51 @@ def chain_decay(length: int, x: float, powers: Floats) -> None:
 
 
 @inner_kernel
-def parabola_weights(x: float, decay: float) -> tuple[float, float, float]:
-    """Weights of an input's values at the start, middle and end of a step, in one compartment at its end.
+def _moments(x: float, decay: float) -> tuple[float, float, float, float, float]:
+    """The integrals of exp(-x t) t^n over t in [0, 1], n = 0 to 4; `decay` is exp(-x)."""
+    if x > 1.0:
+        inverse = 1.0 / x
+        zeroth = (1.0 - decay) * inverse
+        first = (zeroth - decay) * inverse
+        second = (2.0 * first - decay) * inverse
+        third = (3.0 * second - decay) * inverse
+        return zeroth, first, second, third, (4.0 * third - decay) * inverse
+    fourth = 0.0
+    for share in MOMENT_SERIES:
+        fourth = fourth * x + share
+    fourth *= decay
+    third = (x * fourth + decay) / 4.0
+    second = (x * third + decay) / 3.0
+    first = (x * second + decay) / 2.0
+    return x * first + decay, first, second, third, fourth
 
-    Exact for a parabola; the amount is the step times the weighted sum.
 
-    Args:
-        x: Decay rate times step.
-        decay: exp(-x).
+@inner_kernel
+def _set_weights(
+    response: Floats,
+    chain: int,
+    cell: int,
+    zeroth: float,
+    first: float,
+    second: float,
+    third: float,
+    fourth: float,
+) -> None:
+    """Fill the weights of one cell from the moments of its answer to an input so long before the end.
+
+    They are those of the polynomials that are 1 at one of the five times and 0 at the others.
     """
-    first, second, third, _ = averages(x, decay)
-    return first - 3.0 * second + 4.0 * third, 4.0 * second - 8.0 * third, 4.0 * third - second
+    response[WEIGHTS, chain, cell] = -first + 22.0 / 3.0 * second - 16.0 * third + 32.0 / 3.0 * fourth
+    response[WEIGHTS + 1, chain, cell] = (
+        16.0 / 3.0 * first - 112.0 / 3.0 * second + 224.0 / 3.0 * third - 128.0 / 3.0 * fourth
+    )
+    response[WEIGHTS + 2, chain, cell] = -12.0 * first + 76.0 * second - 128.0 * third + 64.0 * fourth
+    response[WEIGHTS + 3, chain, cell] = (
+        16.0 * first - 208.0 / 3.0 * second + 96.0 * third - 128.0 / 3.0 * fourth
+    )
+    response[WEIGHTS + 4, chain, cell] = (
+        zeroth - 25.0 / 3.0 * first + 70.0 / 3.0 * second - 80.0 / 3.0 * third + 32.0 / 3.0 * fourth
+    )
 
 
 @inner_kernel
@@ -167,41 +203,42 @@ def set_chain(length: int, x: float, chain: int, response: Floats) -> None:
         response: Filled but for the state, (rows, 2, cells).
     """
     powers = response[POWERS, chain]
-    at_start, at_middle, at_end = (
-        response[AT_START, chain],
-        response[AT_MIDDLE, chain],
-        response[AT_END, chain],
-    )
     chain_decay(length, x, powers)
     if length == 1:
-        start, middle, end = parabola_weights(x, powers[0])
-        at_start[0], at_middle[0], at_end[0] = x * start, x * middle, x * end
+        zeroth, first, second, third, fourth = _moments(x, powers[0])
+        _set_weights(response, chain, 0, x * zeroth, x * first, x * second, x * third, x * fourth)
         return
-    # gamma_n = P(n, x), the chance that n Erlang stages are over: first that of length + 2.
-    top = length + 2
-    term = powers[length - 1] * x / length * x / (length + 1)
+    # gamma_n, the chance that n Erlang stages are over in the step, from that of length + 4 down.
+    density_0 = powers[length - 1] * x / length
+    density_1 = density_0 * x / (length + 1)
+    density_2 = density_1 * x / (length + 2)
+    density_3 = density_2 * x / (length + 3)
     if x <= SERIES_UP_TO:
-        term = term * x / top
-        gamma = term
-        for order in range(top + 1, top + SERIES_TERMS):
+        term = density_3 * x / (length + 4)
+        gamma_4 = term
+        for order in range(length + 5, length + 4 + SERIES_TERMS):
             term *= x / order
-            gamma += term
+            gamma_4 += term
     else:
-        gamma = 1.0 - term - powers[length - 1] * x / length
+        gamma_4 = 1.0 - density_3 - density_2 - density_1 - density_0
         for place in range(length):
-            gamma -= powers[place]
-    second = gamma
-    first = second + powers[length - 1] * x / length * x / (length + 1)
+            gamma_4 -= powers[place]
+    gamma_3 = gamma_4 + density_3
+    gamma_2 = gamma_3 + density_2
+    gamma_1 = gamma_2 + density_1
+    density = density_0
     for stage in range(length, 0, -1):
-        density = powers[length - 1] * x / length if stage == length else powers[stage]
-        zeroth = first + density
-        mean = stage * first / x
-        square = stage * (stage + 1) * second / (x * x)
-        at_start[stage - 1] = 2.0 * square - mean
-        at_middle[stage - 1] = 4.0 * (mean - square)
-        at_end[stage - 1] = zeroth - 3.0 * mean + 2.0 * square
-        second = first
-        first = zeroth
+        gamma_0 = gamma_1 + density
+        share = stage / x
+        first = gamma_1 * share
+        share *= (stage + 1) / x
+        second = gamma_2 * share
+        share *= (stage + 2) / x
+        third = gamma_3 * share
+        share *= (stage + 3) / x
+        _set_weights(response, chain, stage - 1, gamma_0, first, second, third, gamma_4 * share)
+        gamma_4, gamma_3, gamma_2, gamma_1 = gamma_3, gamma_2, gamma_1, gamma_0
+        density = powers[stage - 1]
 
 
 @inner_kernel
@@ -215,22 +252,18 @@ def prepare_response(structure: Structure, parameters: Floats, step: float, resp
         x = follower_rate(structure.second, parameters) * step
         gain = follower_gain(structure.second, parameters) * step
         response[POWERS, 0, 0] = math.exp(-x)
-        start, middle, end = parabola_weights(x, response[POWERS, 0, 0])
-        response[AT_START, 0, 0], response[AT_MIDDLE, 0, 0] = gain * start, gain * middle
-        response[AT_END, 0, 0] = gain * end
+        zeroth, first, second, third, fourth = _moments(x, response[POWERS, 0, 0])
+        _set_weights(response, 0, 0, gain * zeroth, gain * first, gain * second, gain * third, gain * fourth)
 
 
 @inner_kernel
-def _step_chain(length: int, chain: int, response: Floats, start: float, middle: float, end: float) -> None:
+def _step_chain(length: int, chain: int, response: Floats, drives: Floats) -> None:
     """Move one chain ahead in place, the last compartment first as it needs those before it unmoved."""
     cells, powers = response[STATE, chain], response[POWERS, chain]
-    at_start, at_middle, at_end = (
-        response[AT_START, chain],
-        response[AT_MIDDLE, chain],
-        response[AT_END, chain],
-    )
     for cell in range(length - 1, -1, -1):
-        total = at_start[cell] * start + at_middle[cell] * middle + at_end[cell] * end
+        total = 0.0
+        for time in range(TIMES):
+            total += response[WEIGHTS + time, chain, cell] * drives[time]
         for before in range(cell + 1):
             total += powers[cell - before] * cells[before]
         cells[cell] = total
@@ -252,8 +285,8 @@ def _step_marrow(
     parameters: Floats, response: Floats, step: float, start: float, middle: float, end: float
 ) -> None:
     """One classical Runge-Kutta step of the marrow, in place; the other rows of `response` are its scratch."""
-    cells, slope = response[STATE, 0], response[AT_START, 0]
-    total, there = response[AT_MIDDLE, 0], response[AT_END, 0]
+    cells, slope = response[STATE, 0], response[WEIGHTS, 0]
+    total, there = response[WEIGHTS + 1, 0], response[WEIGHTS + 2, 0]
     _marrow_slope(parameters, cells, start, slope)
     for cell in range(MYELOID_CELLS):
         total[cell] = slope[cell]
@@ -273,13 +306,7 @@ def _step_marrow(
 
 @inner_kernel
 def step_response(
-    structure: Structure,
-    parameters: Floats,
-    step: float,
-    response: Floats,
-    start: float,
-    middle: float,
-    end: float,
+    structure: Structure, parameters: Floats, step: float, response: Floats, drives: Floats
 ) -> None:
     """Move the state ahead by `step` hours, in place.
 
@@ -288,19 +315,17 @@ def step_response(
         parameters: Structural parameters (parameters,).
         step: h.
         response: As `prepare_response` left it for such steps, (rows, 2, cells).
-        start: `drive` at the start of the step.
-        middle: `drive` in its middle.
-        end: `drive` at its end.
+        drives: `drive` at the five times of the step, (5,).
     """
     if structure.second == MYELOSUPPRESSION:
-        _step_marrow(parameters, response, step, start, middle, end)
+        _step_marrow(parameters, response, 0.5 * step, drives[0], drives[1], drives[2])
+        _step_marrow(parameters, response, 0.5 * step, drives[2], drives[3], drives[4])
     elif has_chains(structure.second):
-        _step_chain(structure.first_chain, 0, response, start, middle, end)
+        _step_chain(structure.first_chain, 0, response, drives)
         if structure.second_chain > 0:
-            _step_chain(structure.second_chain, 1, response, start, middle, end)
+            _step_chain(structure.second_chain, 1, response, drives)
     else:
-        response[STATE, 0, 0] = response[STATE, 0, 0] * response[POWERS, 0, 0] + (
-            response[AT_START, 0, 0] * start
-            + response[AT_MIDDLE, 0, 0] * middle
-            + response[AT_END, 0, 0] * end
-        )
+        total = response[STATE, 0, 0] * response[POWERS, 0, 0]
+        for time in range(TIMES):
+            total += response[WEIGHTS + time, 0, 0] * drives[time]
+        response[STATE, 0, 0] = total

@@ -39,7 +39,7 @@ AT_ONCE, AT_CONSTANT_RATE, THROUGH_DEPOT, STEADY_STATE = 0, 1, 2, 3
 # Dividing, three maturing and circulating cells.
 MYELOID_CELLS = 5
 # Rows of `Motion.modal`, `Motion.response` and `Body.saved`.
-MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 5, 7
+MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 7
 COMPARTMENTS = 11  # the row of `Body.modal` that takes amounts by compartment
 
 
@@ -56,6 +56,7 @@ class Motion(NamedTuple):
         modal: Scratch by mode or compartment, (rows, modes).
         gut: What the gut holds and how it empties, (transits + 3, transits + 1): see `gut`.
         response: State of the second output and how it steps, (rows, 2, cells): see `response`.
+        drives: What moves the second output at the five times of its step, (5,).
     """
 
     parameters: Floats
@@ -66,6 +67,7 @@ class Motion(NamedTuple):
     modal: Floats
     gut: Floats
     response: Floats
+    drives: Floats
 
 
 class Body(NamedTuple):
@@ -119,6 +121,7 @@ def make_body(course: Course) -> Body:
             np.zeros((MODAL_ROWS, modes)),
             np.zeros((course.structure.transits + 3, course.structure.transits + 1)),
             np.zeros((RESPONSE_ROWS, 2, cells)),
+            np.zeros(5),
         ),
         np.zeros(entries),
         np.zeros(entries, np.int64),
