@@ -45,14 +45,14 @@ Floats = NDArray[np.float64]
 # Bounds on a step, each as a pure number: time times a rate.
 CURVED = 0.05  # times half the range of elimination's slope over the interval
 FORCED = 0.15  # the same slope and the fastest change of the concentration together: their error is a product
-TRANSIT = 0.3  # times the transit rate
-TRANSIENT = 0.25  # times the fastest transient of the concentration, for a response
-LASTING = 0.25  # times the slowest decay of the concentration and the steepness of the effect
-MARROW = 0.25  # times the rate of the marrow's stages
+TRANSIT = 0.25  # times the transit rate
+TRANSIENT = 0.2  # times the fastest transient of the concentration, for a response
+LASTING = 0.2  # times the slowest decay of the concentration and the steepness of the effect
+MARROW = 0.2  # times the rate of the marrow's stages
 # Share of the half-effect concentration that a steep or shallow effect resolves.
-SHALLOW = 0.01
+SHALLOW = 0.003
 # Steps before their length doubles.
-EVERY = 8
+EVERY = 12
 # Steps of the amounts to one of the response.
 STRIDE = 4
 
@@ -155,7 +155,6 @@ def _bounds(
         longest = min(longest, CURVED / range_of_slope)
         first = min(first, FORCED / (math.sqrt(math.sqrt(range_of_slope * forcing)) * math.sqrt(forcing)))
     if respond:
-        first = min(first, TRANSIENT / fastest)
         steep = 1.0
         if has_chains(structure.second):
             steep = max(1.0, parameters[HILL])
@@ -164,6 +163,7 @@ def _bounds(
             scale = max(central, 0.0) + share * parameters[HALF_EFFECT] * volume
             if flow > 0.0:
                 first = min(first, max(TRANSIENT * scale / flow / steep, 1e-6 / fastest))
+        first = min(first, TRANSIENT / (steep * fastest))
         longest = min(longest, LASTING / (steep * (rates[amounts.size - 1] + range_of_slope)))
         if structure.second == MYELOSUPPRESSION:
             longest = min(longest, MARROW * parameters[RESPONSE_TIME] / 4.0)
