@@ -291,10 +291,16 @@ def _respond_to_exact(
 
 
 @inner_kernel
-def _excess(central: float, volume: float, most: float, half: float, slope: float) -> float:
-    """What the straight line takes beyond saturable elimination, mg/h; odd, so that it restores from below."""
-    concentration = central / volume
-    return concentration * (slope - most / (half + abs(concentration)))
+def _excess(central: float, most: float, half_mg: float, line: float) -> float:
+    """What the straight line takes beyond saturable elimination, mg/h; odd, so that it restores from below.
+
+    Args:
+        central: Central amount, mg.
+        most: Maximum elimination rate, mg/h.
+        half_mg: Central amount at half of it, mg.
+        line: Slope of the straight line per volume, 1/h.
+    """
+    return central * (line - most / (half_mg + abs(central)))
 
 
 @inner_kernel
@@ -315,12 +321,12 @@ def _march_with_input(
     tangent = motion.rates.shape[0] - 1
     rates, into_modes = motion.rates[segment], motion.into_modes[segment]
     gut, gut_step = motion.gut[0], motion.gut[1:-1]
-    most, half, slope, range_of_slope = 0.0, 1.0, 0.0, 0.0
+    most, half_mg, line, range_of_slope = 0.0, 1.0, 0.0, 0.0
     saturable = structure.elimination != LINEAR
     if saturable:
         range_of_slope = _linearise(structure, motion, segment, depot, rate_in, time)
-        most, half = parameters[MAXIMUM_RATE], parameters[MICHAELIS]
-        slope = motion.parameters[tangent, CLEARANCE] - parameters[CLEARANCE]
+        most, half_mg = parameters[MAXIMUM_RATE], parameters[MICHAELIS] * volume
+        line = (motion.parameters[tangent, CLEARANCE] - parameters[CLEARANCE]) / volume
         rates, into_modes = motion.rates[tangent], motion.into_modes[tangent]
         to_modes(modal[COMPARTMENTS], into_modes, modal[AMOUNT])
     else:
@@ -399,7 +405,7 @@ def _march_with_input(
                 arriving_halfway = last_rate * gut[row - 1]
                 apply_step(gut_step, gut)
                 arriving_end = last_rate * gut[row - 1]
-            at_start = arriving + _excess(central, volume, most, half, slope)
+            at_start = arriving + _excess(central, most, half_mg, line)
             halfway_depot = depot * depot_decay
             tried_central = 0.0
             for mode in range(modes):
@@ -410,11 +416,11 @@ def _march_with_input(
                 modal[TRIED, mode] = linear + modal[STAGE, mode] * at_start
                 tried_central += modal[TRIED, mode]
                 area += modal[HELD, mode] * modal[AMOUNT, mode]
-            once = arriving_halfway + _excess(tried_central, volume, most, half, slope)
+            once = arriving_halfway + _excess(tried_central, most, half_mg, line)
             again_central = 0.0
             for mode in range(modes):
                 again_central += modal[HALFWAY, mode] + modal[STAGE, mode] * once
-            again = arriving_halfway + _excess(again_central, volume, most, half, slope)
+            again = arriving_halfway + _excess(again_central, most, half_mg, line)
             end_central = 0.0
             for mode in range(modes):
                 end_central += (
@@ -422,7 +428,7 @@ def _march_with_input(
                     + (modal[INFLOW, mode] + modal[FROM_DEPOT, mode] * halfway_depot)
                     + modal[STAGE, mode] * (2.0 * again - at_start)
                 )
-            at_end = arriving_end + _excess(end_central, volume, most, half, slope)
+            at_end = arriving_end + _excess(end_central, most, half_mg, line)
             central = 0.0
             for mode in range(modes):
                 linear = modal[DECAY, mode] * modal[HALFWAY, mode] + (
