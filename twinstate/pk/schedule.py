@@ -209,7 +209,7 @@ def plan_entries(course: Course, body: Body) -> int:
             if route != INTO_DEPOT:
                 duration = body.motion.parameters[segment, INPUT_DURATION]
             if route == PARALLEL_ORAL:
-                fraction = body.motion.parameters[segment, FIRST_ORDER_FRACTION]
+                fraction = min(body.motion.parameters[segment, FIRST_ORDER_FRACTION], 1.0)
         if not math.isfinite((given - origin) + lag):
             return -1
         interval = course.dose_interval_h[dose]

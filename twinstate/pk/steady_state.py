@@ -403,7 +403,7 @@ def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tu
     absorption = parameters[ABSORPTION_RATE]
     fraction = 1.0 if route == INTO_DEPOT else 0.0
     if route == PARALLEL_ORAL:
-        fraction = parameters[FIRST_ORDER_FRACTION]
+        fraction = min(parameters[FIRST_ORDER_FRACTION], 1.0)
     oral = body.entry_mg[entry] * fraction
     direct = body.entry_mg[entry] * (1.0 - fraction)
     # Since the newest dose of the train that has entered.

@@ -8,7 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twinstate.courses import START_H, Given, course, log_parameters
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, PARALLEL_ORAL, ZERO_ORDER_ORAL
+from twinstate.pk.course import (
+    COAGULATION_MEAN,
+    COAGULATION_PRODUCT,
+    EFFECT_SITE,
+    INTO_CENTRAL,
+    INTO_DEPOT,
+    LINEAR,
+    METABOLITE,
+    MIXED,
+    MYELOSUPPRESSION,
+    PARALLEL_ORAL,
+    SATURABLE,
+    ZERO_ORDER_ORAL,
+    Structure,
+    log_row,
+)
 from twinstate.pk.propagate import solve
 
 NO_ETA = np.zeros(6)
@@ -102,3 +117,67 @@ def test_lag_beyond_what_a_train_may_reach_back_gives_nan_and_returns() -> None:
     plan = course(1, [Given(0, 400, INTO_DEPOT, 0.0, 0.01)], [(0.0, log_parameters(lag=1.0))])
     concentration, _, _ = solve(plan, NO_ETA, START_H + np.array([1.0]))
     assert np.isnan(concentration).all()
+
+
+STEPPED = [
+    Structure(1, SATURABLE),
+    Structure(3, SATURABLE),
+    Structure(2, MIXED),
+    Structure(2, LINEAR, 3),
+    Structure(1, MIXED, 2),
+    Structure(2, LINEAR, 0, METABOLITE),
+    Structure(2, LINEAR, 0, EFFECT_SITE),
+    Structure(1, MIXED, 0, EFFECT_SITE),
+    Structure(1, LINEAR, 0, COAGULATION_PRODUCT, 6, 1),
+    Structure(2, MIXED, 0, COAGULATION_MEAN, 3, 3),
+    Structure(1, LINEAR, 0, MYELOSUPPRESSION),
+]
+
+
+@pytest.mark.parametrize("structure", STEPPED, ids=str)
+@pytest.mark.parametrize(
+    ("route", "duration", "changed"),
+    [
+        (INTO_CENTRAL, 0.0, {}),
+        (INTO_CENTRAL, 21.0, {}),  # three overlap
+        (INTO_DEPOT, 0.0, {"lag": 0.7}),
+        (INTO_DEPOT, 0.0, {"lag": 19.0}),  # two doses still wait
+        (PARALLEL_ORAL, 0.0, {"lag": 8.0, "input_duration": 13.0}),
+    ],
+)
+def test_stepped_steady_state_agrees_with_a_long_train(
+    structure: Structure, route: int, duration: float, changed: dict[str, float]
+) -> None:
+    interval = 8.0
+    row = log_parameters(
+        **changed, maximum_elimination_rate=80.0, response_time=20.0, second_response_time=30.0
+    )
+    hours = START_H + np.array([1e-6, 0.5, 3.0, 5.9, 8.0, 11.0, 20.0, 40.0])
+    steady = course(structure, [Given(0, 400, route, duration, interval)], [(-5000.0, row)])
+    explicit = course(structure, train(400, route, duration, interval), [(-5000.0, row)])
+    found, expected = solve(steady, NO_ETA, hours), solve(explicit, NO_ETA, hours)
+    # Both take the solver's steps, so they differ by less than its error.
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1] - found[1][0], expected[1] - expected[1][0], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-5)
+
+
+def test_saturable_elimination_balances_its_input_at_steady_state() -> None:
+    # Yukawa 1990, 60 kg: Vmax 325 mg/day, Km 2.41 mg/L give 3.9, 8.0 and 28.9 mg/L at 200, 250 and 300 mg/day.
+    row = log_row({"maximum_elimination_rate": 325 / 24, "michaelis_constant": 2.41, "central_volume": 36.0})
+    for daily, mean in ((200, 3.9), (250, 8.0), (300, 28.9)):
+        # In doses so small and frequent that the level hardly moves.
+        plan = course(
+            Structure(1, SATURABLE), [Given(0, daily / 96, interval=0.25)], [(0.0, row)], [-1] * len(row)
+        )
+        level, _, _ = solve(plan, NO_ETA, START_H + np.array([0.01]))
+        assert level[0] == pytest.approx(2.41 * daily / (325 - daily), rel=0.01)
+        assert level[0] == pytest.approx(mean, abs=0.1)
+
+
+def test_more_than_saturable_elimination_can_take_has_no_steady_state() -> None:
+    row = log_row({"maximum_elimination_rate": 10.0, "michaelis_constant": 2.0, "central_volume": 36.0})
+    plan = course(Structure(1, SATURABLE), [Given(0, 250, interval=24.0)], [(0.0, row)], [-1] * len(row))
+    concentration, area, _ = solve(plan, NO_ETA, START_H + np.array([1.0, 5.0]))
+    assert np.isnan(concentration).all()
+    assert np.isnan(area).all()
