@@ -5,7 +5,7 @@ saturable elimination takes beyond a straight line through the interval's concen
 from transit compartments, enter the modes as an input by a fourth-order exponential Runge-Kutta step (Cox,
 Matthews 2002). A response takes one step for every four of these, from the five concentrations they begin and end with.
 
-Steps follow `plan_steps`; the bounds below are the rule. Over the wide draws of tests/twinstate/pk/test_march.py
+Steps follow the rule of `mesh`. Over the wide draws of tests/twinstate/pk/test_march.py
 they hold the error of concentration, area and response below 3e-5 of its size, in nine of ten courses below 1e-5.
 """
 
@@ -23,36 +23,21 @@ from twinstate.pk.columns import (
     CENTRAL_VOLUME,
     CLEARANCE,
     EXCHANGE,
-    HALF_EFFECT,
-    HILL,
     MAXIMUM_RATE,
     MICHAELIS,
-    RESPONSE_TIME,
     SECOND_EXCHANGE,
-    TRANSIT_RATE,
 )
-from twinstate.pk.course import LINEAR, MYELOSUPPRESSION, Structure
+from twinstate.pk.course import LINEAR, Structure
 from twinstate.pk.disposition import dispose
 from twinstate.pk.gut import apply_step, outflow_rate, row_length, set_step, square
-from twinstate.pk.mesh import plan_steps
+from twinstate.pk.mesh import bounds, plan_steps
 from twinstate.pk.modal import advance, copy, to_compartments, to_modes
-from twinstate.pk.response import drive, has_chains, prepare_response, step_response
+from twinstate.pk.response import drive, prepare_response, step_response
 from twinstate.pk.schedule import COMPARTMENTS, Motion
 from twinstate.pk.steps import absorbed, averages, held, held_under_absorption
 
 Floats = NDArray[np.float64]
 
-# Bounds on a step, each as a pure number: time times a rate.
-CURVED = 0.035  # times half the range of elimination's slope over the interval
-FORCED = 0.15  # the same slope and the fastest change of the concentration together: their error is a product
-TRANSIT = 0.2  # times the transit rate
-TRANSIENT = 0.2  # times the fastest transient of the concentration, for a response
-LASTING = 0.2  # times the slowest decay of the concentration and the steepness of the effect
-MARROW = 0.2  # times the rate of the marrow's stages
-# Share of the half-effect concentration that a steep or shallow effect resolves.
-SHALLOW = 0.003
-# Steps before their length doubles.
-EVERY = 12
 # Steps of the amounts to one of the response.
 STRIDE = 4
 
@@ -106,68 +91,6 @@ def _linearise(
         motion.from_modes[tangent],
     )
     return float(0.5 * (steepest - flattest) / volume)
-
-
-@inner_kernel
-def _bounds(
-    structure: Structure,
-    motion: Motion,
-    segment: int,
-    depot: float,
-    rate_in: float,
-    rates: Floats,
-    amounts: Floats,
-    range_of_slope: float,
-    respond: bool,
-) -> tuple[float, float, int]:
-    """Longest first step and longest step in h, and steps before the length doubles."""
-    parameters = motion.parameters[segment]
-    volume = parameters[CENTRAL_VOLUME]
-    fastest = rates[0]
-    first = math.inf
-    longest = math.inf
-    every = EVERY
-    entering = rate_in  # mg/h, at the most
-    if depot != 0.0:
-        fastest = max(fastest, parameters[ABSORPTION_RATE])
-        entering += parameters[ABSORPTION_RATE] * depot
-    if structure.transits > 0:
-        filled = 0.0
-        for place in range(motion.gut.shape[1]):
-            filled += motion.gut[0, place]
-        if filled != 0.0:
-            # Steps stay short until the row has emptied, which takes every compartment's time.
-            last = outflow_rate(parameters)
-            entering += last * filled
-            fastest = max(fastest, max(last, parameters[TRANSIT_RATE]))
-            first = TRANSIT / fastest
-            every = math.ceil((structure.transits + 8) / TRANSIT)
-            longest = TRANSIT / min(last, parameters[TRANSIT_RATE])
-    central = 0.0
-    leaving = 0.0
-    for mode in range(amounts.size):
-        central += amounts[mode]
-        leaving += rates[mode] * amounts[mode]
-    if range_of_slope > 0.0:
-        # Input carries the concentration across what bends elimination.
-        crossing = entering / (parameters[MICHAELIS] * volume + max(central, 0.0))
-        forcing = max(fastest, crossing)
-        longest = min(longest, CURVED / range_of_slope)
-        first = min(first, FORCED / (math.sqrt(math.sqrt(range_of_slope * forcing)) * math.sqrt(forcing)))
-    if respond:
-        steep = 1.0
-        if has_chains(structure.second):
-            steep = max(1.0, parameters[HILL])
-            flow = abs(entering - leaving)
-            share = 1.0 if parameters[HILL] == 1.0 or parameters[HILL] >= 2.0 else SHALLOW
-            scale = max(central, 0.0) + share * parameters[HALF_EFFECT] * volume
-            if flow > 0.0:
-                first = min(first, max(TRANSIENT * scale / flow / steep, 1e-6 / fastest))
-        first = min(first, TRANSIENT / (steep * fastest))
-        longest = min(longest, LASTING / (steep * (rates[amounts.size - 1] + range_of_slope)))
-        if structure.second == MYELOSUPPRESSION:
-            longest = min(longest, MARROW * parameters[RESPONSE_TIME] / 4.0)
-    return min(first, longest), longest, every
 
 
 @inner_kernel
@@ -252,7 +175,7 @@ def _respond_to_exact(
     absorption = parameters[ABSORPTION_RATE]
     per_volume = 1.0 / parameters[CENTRAL_VOLUME]
     modes = rates.size
-    first, longest, every = _bounds(
+    first, longest, every = bounds(
         structure, motion, segment, depot, rate_in, rates, motion.amounts, 0.0, WITH_RESPONSE
     )
     stride, doublings, last_strides = plan_steps(
@@ -331,7 +254,7 @@ def _march_with_input(
         to_modes(modal[COMPARTMENTS], into_modes, modal[AMOUNT])
     else:
         copy(motion.amounts, modal[AMOUNT])
-    first, longest, every = _bounds(
+    first, longest, every = bounds(
         structure, motion, segment, depot, rate_in, rates, modal[AMOUNT], range_of_slope, respond
     )
     stride = STRIDE if respond else 1
