@@ -41,9 +41,9 @@ from twinstate.assimilation.channel_model import (  # noqa: E402
     ChannelModel,
     channel_model,
 )
-from twinstate.assimilation.observation import Labs, Residual  # noqa: E402
-from twinstate.assimilation.record import assimilate_record  # noqa: E402
-from twinstate.assimilation.refine import Cloud, refine  # noqa: E402
+from twinstate.assimilation.observation import Labs, first_levels, labs_under  # noqa: E402
+from twinstate.assimilation.posterior import assimilate  # noqa: E402
+from twinstate.assimilation.refine import Cloud  # noqa: E402
 from twinstate.assimilation.windows import fold_frame, readings_of  # noqa: E402
 from twinstate.catalogue import Signal  # noqa: E402
 from twinstate.drug import DrugModel  # noqa: E402
@@ -169,15 +169,17 @@ def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, *, rai
     windows = fold_frame(values.tolist(), times, signal)
     last = (first + 60 * MONITORED_H) // 5  # first window after the monitored hours
     drawn_h = start_h + np.array(LEVELS_H)
-    levels, _ = solve(course, eta, drawn_h)
+    levels, _, _ = solve(course, eta, drawn_h)
     levels = levels * (1.0 + model.residual.proportional * dice.standard_normal(len(levels)))
     grid_h = np.arange(0.0, MONITORED_H + HORIZON_H + 0.25, 0.5)
-    true_levels, _ = solve(course, eta, start_h + grid_h)
+    true_levels, _, _ = solve(course, eta, start_h + grid_h)
     return Patient(
         start_h=start_h,
         raised=raised,
         course=course,
-        labs=Labs(drawn_h, np.maximum(levels, 0.01), np.zeros(len(levels), dtype=np.int64)),
+        labs=labs_under(
+            model.residual, drawn_h, np.maximum(levels, 0.01), np.zeros(len(levels), dtype=np.int64)
+        ),
         windows=tuple(w for w in windows if w.index < last),
         later=tuple(w for w in windows if w.index >= last),
         baseline=float(baseline[60 * MONITORED_H - 1]),
@@ -197,12 +199,7 @@ def independent(model: ChannelModel) -> ChannelModel:
 
 def posterior(patient: Patient, model: DrugModel, levels: int) -> Cloud:
     """The cloud after the first levels."""
-    labs = Labs(
-        patient.labs.time_h[:levels], patient.labs.value_mg_L[:levels], patient.labs.censored[:levels]
-    )
-    residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
-    gaussian = assimilate_record(patient.course, labs, model.omega, residual)
-    return refine(patient.course, labs, model.omega, residual, gaussian)
+    return assimilate(patient.course, first_levels(patient.labs, levels), model.omega).cloud
 
 
 def covers(mean: float, sd: float, truth: float) -> bool:

@@ -17,10 +17,32 @@ from twinstate.catalogue import Bounds, Covariate, Provenance
 
 
 class Residual(NamedTuple):
-    """Spread of a level around the model: SD^2 = (proportional * level)^2 + additive_mg_L^2."""
+    """Spread of a level around its prediction.
+
+    Attributes:
+        proportional: SD as a share of the prediction; of the natural logarithm where `logarithmic`.
+        additive: SD in the level's unit: SD^2 = (proportional * prediction)^2 + additive^2.
+        logarithmic: Whether the logarithm of the level is normal round that of the prediction.
+    """
 
     proportional: float
-    additive_mg_L: float
+    additive: float = 0.0
+    logarithmic: bool = False
+
+
+class Variation(NamedTuple):
+    """How one structural parameter changes within a patient.
+
+    Attributes:
+        parameter: Its position in `course.STRUCTURAL_PARAMETERS`.
+        occasion_sd: SD of its logarithm between occasions; 0 when it does not vary so.
+        drift_sd: SD of its logarithm's random walk after one day: the values held possible, equally likely at
+            first; empty when it does not drift.
+    """
+
+    parameter: int
+    occasion_sd: float
+    drift_sd: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -271,6 +293,7 @@ class DrugModel:
         omega: Between-subject covariance of the log-parameters, shape (eta, eta).
         eta_index: Which eta moves each structural parameter, shape (8,), int64; -1 where none does.
         residual: Of a level.
+        variation: What changes within a patient, from occasion to occasion or as a random walk; None for nothing.
         creatinine_clearance: The paper's rule, None when the model does not ask for it.
         defaults: Covariates the file declares for patients of whom nothing was told; empty for most.
         covariates: Catalogue rows of everything the model may read.
@@ -299,6 +322,7 @@ class DrugModel:
     omega: NDArray[np.float64]
     eta_index: NDArray[np.int64]
     residual: Residual
+    variation: Variation | None
     creatinine_clearance: CreatinineClearance | None
     defaults: Mapping[str, float | str | bool]
     covariates: Mapping[str, Covariate]

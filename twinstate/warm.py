@@ -10,9 +10,10 @@ import numpy as np
 from twinstate.assimilation.channel import assimilate_windows
 from twinstate.assimilation.channel_forecast import chance_of_rise, forecast_channel, rise_quantiles
 from twinstate.assimilation.channel_model import channel_model
-from twinstate.assimilation.record import Labs, Residual, assimilate_record
-from twinstate.assimilation.refine import predictive_quantiles, refine, weighted_quantile
-from twinstate.drug import Channel, Rhythm
+from twinstate.assimilation.observation import first_levels, labs_under
+from twinstate.assimilation.posterior import assimilate
+from twinstate.assimilation.refine import predictive_quantiles, weighted_quantile
+from twinstate.drug import Channel, Residual, Rhythm
 from twinstate.history import Window
 from twinstate.pk.course import Course, Structure, eta_row, log_row, no_occasions
 from twinstate.pk.propagate import solve, solve_points
@@ -46,11 +47,15 @@ def warm() -> None:
         np.ones(1, dtype=np.int64),
         nought,
     )
-    labs = Labs(np.array([4.0, 30.0]), np.array([6.0, 1.0]), np.array([0, 1], dtype=np.int64))
-    for count in (0, 1, 2):
-        levels = Labs(labs.time_h[:count], labs.value_mg_L[:count], labs.censored[:count])
-        gaussian = assimilate_record(course, levels, prior, residual)
-        cloud = refine(course, levels, prior, residual, gaussian)
+    # The last level is a tenth of what is expected: the bank of hypotheses is compiled too.
+    labs = labs_under(
+        residual,
+        np.array([4.0, 30.0, 50.0]),
+        np.array([6.0, 1.0, 0.01]),
+        np.array([0, 1, 0], dtype=np.int64),
+    )
+    for count in (0, 1, 3):
+        cloud = assimilate(course, first_levels(labs, count), prior).cloud
     concentration, _, _ = solve_points(course, cloud.points, labs.time_h)
     solve(course, cloud.points[0], labs.time_h)
     at_last = np.ascontiguousarray(concentration[:, 1])

@@ -29,15 +29,15 @@ from streams.oracle.exposure import (
     risk_of,
 )
 from streams.oracle.known import Known, drugs_named, heard, know
-from twinstate.assimilation.record import Residual
+from twinstate.assimilation.posterior import carry_forward
 from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.assimilation.windows import WINDOW_NS, add_window
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
-from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck, ParameterEstimate
+from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck, LevelDoubt, ParameterEstimate
 from twinstate.history import Entry, Frame, Lab, Window
 from twinstate.library import Library
-from twinstate.pk.course import STRUCTURAL_PARAMETERS, Course
+from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.pk.propagate import solve_points
 from twinstate.risk.assess import Interval
 from twinstate.twin import FORMAT, StandingEpisode, TwinDocument, encode
@@ -179,6 +179,11 @@ def _estimate(
     cloud = exposure.cloud
     now, day_ago = exposure.grid[DAY], exposure.grid[0]
     checks = [_check(records, level, model, library) for level in known.levels]
+    doubts = tuple(
+        LevelDoubt(level.source, level.id, float(exposure.posterior.cloud.doubt[place]))
+        for place, level in enumerate(known.levels)
+        if exposure.posterior.cloud.doubt[place] >= 0.2
+    )
     return DrugEstimate(
         drug=model.drug,
         model=model.model,
@@ -188,12 +193,16 @@ def _estimate(
         as_of=at,
         levels=len(known.levels),
         last_input=_last_input(records, model),
-        status=exposure.gaussian.status,
+        status=exposure.posterior.status,
         effective_size=cloud.effective_size,
         eta_names=tuple(model.etas),
-        eta_mean=tuple(float(value) for value in cloud.mean),
-        eta_covariance=tuple(tuple(float(value) for value in row) for row in cloud.covariance),
-        parameters=_parameters(known.given, exposure),
+        eta_mean=tuple(float(cloud.mean[eta]) for eta in range(len(model.etas))),
+        eta_covariance=tuple(
+            tuple(float(cloud.covariance[eta, other]) for other in range(len(model.etas)))
+            for eta in range(len(model.etas))
+        ),
+        doubts=doubts,
+        parameters=_parameters(exposure),
         concentration=interval(exposure.concentration[:, now], cloud.weights),
         auc24=interval(exposure.auc[:, now] - exposure.auc[:, day_ago], cloud.weights),
         ahead_h=horizon_h,
@@ -202,7 +211,11 @@ def _estimate(
         assumes=_assumes(known),
         risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
         checks=tuple(check for check in checks if check is not None),
-        flags=(*known.flags, *(["levels_disagree"] if contradictory(exposure, known) else [])),
+        flags=(
+            *known.flags,
+            *(["levels_disagree"] if contradictory(exposure, known) else []),
+            *(["level_doubtful"] if doubts else []),
+        ),
         channel=_channel(exposure, model, horizon_h),
     )
 
@@ -233,14 +246,18 @@ def _assumes(known: Known) -> str:
     return f"the {len(known.planned)} planned doses still to come are given when due; covariates stay as they are"
 
 
-def _parameters(course: Course, exposure: Exposure) -> tuple[ParameterEstimate, ...]:
+def _parameters(exposure: Exposure) -> tuple[ParameterEstimate, ...]:
     parameters = []
+    course = exposure.course
     for place, name in enumerate(STRUCTURAL_PARAMETERS):
         eta = int(course.eta_index[place])
         if eta < 0:
             continue
         log_typical = course.log_typical[-1, place]
-        values = np.exp(log_typical + exposure.cloud.points[:, eta])
+        log_values = log_typical + exposure.cloud.points[:, eta]
+        if course.occasion_index[-1, place] >= 0:
+            log_values = log_values + exposure.cloud.points[:, course.occasion_index[-1, place]]
+        values = np.exp(log_values)
         estimate = interval(values, exposure.cloud.weights)
         parameters.append(ParameterEstimate(name, UNITS[name], estimate, float(np.exp(log_typical))))
     return tuple(parameters)
@@ -256,11 +273,11 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
     before = len([other for other in known.levels if other.event_time < level.event_time])
     forecasts = []
     for levels in (before, 0):
-        _, cloud = fit(known.given, model, known, levels)
+        posterior = fit(known.given, model, known, levels)
         instant = np.array([hours(level.event_time)], dtype=np.float64)
-        concentration, _, _ = solve_points(known.given, cloud.points, instant)
-        residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
-        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
+        course, cloud = carry_forward(posterior, known.given, model.variation, float(instant[0]))
+        concentration, _, _ = solve_points(course, cloud.points, instant)
+        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, model.residual, QUANTILES)
         forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))
     return LevelCheck(
         source=level.source,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.oracle.acceptance import NEVER_FORGOTTEN, Chart, frames_of, hour_end
-from twinstate.assimilation.record import Labs
+from twinstate.assimilation.observation import Labs, labs_under
 from twinstate.assimilation.windows import add_window
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
@@ -153,13 +153,14 @@ def heard(chart: Chart, model: DrugModel, at: int, *, until_hour: int) -> list[W
     return [merged[index] for index in sorted(merged)]
 
 
-def as_labs(levels: Sequence[Entry]) -> Labs:
+def as_labs(levels: Sequence[Entry], model: DrugModel) -> Labs:
     """Levels as the kernels take them."""
     contents = [level.content for level in levels if isinstance(level.content, Lab)]
-    return Labs(
-        time_h=np.array([hours(level.event_time) for level in levels], dtype=np.float64),
-        value_mg_L=np.array([content.value for content in contents], dtype=np.float64),
-        censored=np.array([1 if content.censored else 0 for content in contents], dtype=np.int64),
+    return labs_under(
+        model.residual,
+        np.array([hours(level.event_time) for level in levels], dtype=np.float64),
+        np.array([content.value for content in contents], dtype=np.float64),
+        np.array([1 if content.censored else 0 for content in contents], dtype=np.int64),
     )
 
 

@@ -128,11 +128,11 @@ def test_theophyllines_volume_moves_with_its_clearance(library: Library) -> None
 
 def test_residuals_are_the_papers(library: Library) -> None:
     assert {drug: tuple(model.residual) for drug, model in library.drugs.items()} == {
-        "vancomycin": (0.227, 3.4),
-        "moxifloxacin": (0.140, 0.0),
-        "theophylline": (0.0, 0.71),
-        "phenobarbital": (0.115, 0.0),
-        "quinidine": (0.22, 0.0),
+        "vancomycin": (0.227, 3.4, False),
+        "moxifloxacin": (0.140, 0.0, False),
+        "theophylline": (0.0, 0.71, False),
+        "phenobarbital": (0.115, 0.0, False),
+        "quinidine": (0.22, 0.0, False),
     }
     assert math.sqrt(0.013241) == pytest.approx(0.115, abs=1e-4)
 

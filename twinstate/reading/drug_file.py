@@ -6,7 +6,9 @@ import math
 
 from twinstate import units
 from twinstate.catalogue import Bounds
-from twinstate.drug import CreatinineClearance, Domain, DrugModel, Range, Residual
+from twinstate.drug import CreatinineClearance, Domain, DrugModel, Range, Residual, Variation
+from twinstate.pk.course import STRUCTURAL_PARAMETERS
+from twinstate.population.prior import log_sd_of_cv
 from twinstate.reading.alarms import read_channel, read_threshold
 from twinstate.reading.cases import check_cases
 from twinstate.reading.context import Context
@@ -59,6 +61,7 @@ def read_drug(context: Context, model: str, digest: str) -> DrugModel:
         omega=omega,
         eta_index=eta_index,
         residual=_residual(context),
+        variation=_variation(context),
         creatinine_clearance=_creatinine_clearance(context),
         defaults=defaults,
         covariates=context.needed_rows(),
@@ -86,6 +89,30 @@ def _residual(context: Context) -> Residual:
     additive = context.canonical("residual.additive", row.additive, row.unit or "mg/L", units.CONCENTRATION)
     context.noted("residual", row)
     return Residual(row.proportional, additive)
+
+
+def _variation(context: Context) -> Variation | None:
+    """What the file says of change within a patient; at most one of the two kinds."""
+    drift, occasion = context.form.drift, context.form.between_occasion
+    row = drift or occasion
+    if row is None:
+        return None
+    if drift and occasion:
+        context.refuse(
+            "drift", "beside between_occasion", "but a parameter either drifts or varies between them"
+        )
+    key = "drift" if drift else "between_occasion"
+    if row.parameter != "clearance" or context.form.parameters.elimination_rate is not None:
+        # A level is amount over volume: only clearance may change without moving the level at that instant.
+        context.refuse(
+            f"{key}.parameter", row.parameter, "but only clearance, beside central_volume, may change"
+        )
+    context.noted(key, row)
+    position = STRUCTURAL_PARAMETERS.index(row.parameter)
+    if drift:
+        return Variation(position, 0.0, tuple(sorted(set(drift.sd_per_sqrt_day))))
+    assert occasion is not None
+    return Variation(position, log_sd_of_cv(occasion.cv), ())
 
 
 def _creatinine_clearance(context: Context) -> CreatinineClearance | None:

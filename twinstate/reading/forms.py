@@ -160,6 +160,21 @@ class ResidualForm(Sourced):
     unit: Text | None = None
 
 
+class DriftForm(Sourced):
+    """A parameter that walks at random: the SDs of its logarithm after one day that are held possible."""
+
+    parameter: Slug
+    sd_per_sqrt_day: Annotated[list[NotNegative], Field(min_length=1, max_length=6)]
+    reason: Text
+
+
+class BetweenOccasionForm(Sourced):
+    """A parameter that differs between occasions: coefficient of variation, log-normal."""
+
+    parameter: Slug
+    cv: Positive
+
+
 class ThresholdForm(Form):
     """A toxicity alarm; here the source is never the file's."""
 
@@ -248,6 +263,8 @@ class DrugForm(Form):
     defaults: dict[Slug, DefaultForm] = {}
     domain: DomainForm
     residual: ResidualForm
+    drift: DriftForm | None = None
+    between_occasion: BetweenOccasionForm | None = None
     keep_hours: HoursForm
     stale_after_hours: HoursForm
     thresholds: dict[Slug, ThresholdForm] = {}
