@@ -42,9 +42,10 @@ from twinstate.assimilation.channel_model import (  # noqa: E402
     channel_model,
 )
 from twinstate.assimilation.observation import Labs, Residual  # noqa: E402
+from twinstate.assimilation.readings import from_device, readings_of  # noqa: E402
 from twinstate.assimilation.record import assimilate_record  # noqa: E402
 from twinstate.assimilation.refine import Cloud, refine  # noqa: E402
-from twinstate.assimilation.windows import fold_frame, readings_of  # noqa: E402
+from twinstate.assimilation.windows import fold_frame  # noqa: E402
 from twinstate.catalogue import Signal  # noqa: E402
 from twinstate.drug import DrugModel  # noqa: E402
 from twinstate.history import Window  # noqa: E402
@@ -226,7 +227,7 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
             continue
         cloud = posterior(patient, model, levels)
         began = time.perf_counter()
-        readings = readings_of(patient.windows, signal.resolution, channel.scatter_sd)
+        readings = readings_of(from_device("watch", patient.windows), signal, channel.scatter_sd)
         states = assimilate_model(
             channel, readings, patient.course, cloud.mean, cloud.covariance, patient.start_h + asked
         )
@@ -245,7 +246,7 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
                 stated.append(often.probability)
                 happened.append(truth > OFTEN_MET_MS)
     low, high = rise_quantiles(state, channel.ec50_mg_L, peak, cloud.weights, np.array([0.05, 0.95]))
-    later = readings_of(patient.later, signal.resolution, channel.scatter_sd)
+    later = readings_of(from_device("watch", patient.later), signal, channel.scatter_sd)
     each_hour = slice(None, None, 12)
     levels_later, _ = solve_points(patient.course, cloud.points, later.time_h[each_hour])
     forecast = forecast_channel(state, channel, levels_later, cloud.weights, later.time_h[each_hour]).reading
@@ -253,7 +254,7 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
     alone = independent(channel)
     (trapped,) = assimilate_model(
         alone,
-        readings_of(patient.windows, signal.resolution, alone.scatter_sd),
+        readings_of(from_device("watch", patient.windows), signal, alone.scatter_sd),
         patient.course,
         cloud.mean,
         cloud.covariance,

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
+from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
 from twinstate.assimilation.refine import Cloud, refine
+from twinstate.catalogue import Signal
 from twinstate.drug import DrugModel
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.therapy import Therapy, before_last_level, content_key, with_planned
@@ -62,14 +63,12 @@ class Heard(NamedTuple):
     """What was heard on the channel that a model explains.
 
     Attributes:
-        windows: Those that count, one for each index.
-        resolution: The signal's step, in its unit.
-        device_sd: Published SD of one sample, in the signal's unit; None where unknown.
+        windows: Those that count, one for each index and device.
+        signal: The channel's signal; None when the model explains none.
     """
 
-    windows: Sequence[Window]
-    resolution: float
-    device_sd: float | None
+    windows: Sequence[DeviceWindow]
+    signal: Signal | None
 
 
 class Outlook(NamedTuple):
@@ -167,17 +166,16 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> 
 def _follow_channel(therapy: Therapy, fit: Fit, heard: Heard) -> ChannelState | None:
     """The channel after the windows, under the uncertainty that the levels leave."""
     channel = therapy.model.channel
-    if channel is None:
+    if channel is None or heard.signal is None:
         return None
     (state,) = assimilate_windows(
         heard.windows,
-        heard.resolution,
+        heard.signal,
         channel,
         therapy.given,
         fit.cloud.mean,
         fit.cloud.covariance,
         np.array([hours(therapy.as_of)], dtype=np.float64),
-        heard.device_sd,
     )
     return state
 

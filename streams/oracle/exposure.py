@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from streams.oracle.known import Known, as_labs
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
 from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
+from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
 from twinstate.assimilation.refine import Cloud, refine
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import DrugModel, Threshold
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
@@ -73,7 +73,7 @@ def fit(course: Course, model: DrugModel, known: Known, levels: int) -> tuple[Ga
 
 
 def expose(
-    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[Window], library: Library
+    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[DeviceWindow], library: Library
 ) -> Exposure:
     """Simulate from 24 h before `at` (UTC ns) to `horizon_h` after it.
 
@@ -95,13 +95,12 @@ def expose(
         instant = np.array([now], dtype=np.float64)
         [channel] = assimilate_windows(
             windows,
-            signal.resolution,
+            signal,
             model.channel,
             known.given,
             cloud.mean,
             cloud.covariance,
             instant,
-            signal.device_sd,
         )
     return Exposure(gaussian, cloud, [times_h.index(time) for time in grid_h], concentration, auc, channel)
 

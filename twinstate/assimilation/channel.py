@@ -26,10 +26,10 @@ from twinstate.assimilation.channel_model import (
     occupancy,
 )
 from twinstate.assimilation.linear import root
-from twinstate.assimilation.windows import Readings, readings_of
+from twinstate.assimilation.readings import DeviceWindow, Readings, readings_of
+from twinstate.catalogue import Signal
 from twinstate.drug import Channel
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import solve_points
@@ -270,26 +270,24 @@ def filter_windows(
 
 
 def assimilate_windows(
-    windows: Iterable[Window],
-    resolution: float,
+    windows: Iterable[DeviceWindow],
+    signal: Signal,
     channel: Channel,
     course: Course,
     eta_mean: Floats,
     eta_covariance: Floats,
     end_h: Floats,
-    device_sd: float | None = None,
 ) -> tuple[ChannelState, ...]:
     """Estimate a channel from its windows, as of several times under one lab posterior.
 
     Args:
-        windows: Those that count, merged, one for each index, in any order.
-        resolution: The signal's step, in its unit.
+        windows: Those that count, one for each index and device, in any order.
+        signal: Of the channel.
         channel: How the drug moves the signal.
         course: Doses given.
         eta_mean: Lab posterior's mean, (eta,).
         eta_covariance: Its covariance, (eta, eta).
         end_h: Times asked about, ascending, hours since 1970, (ends,); a window counts from its end on.
-        device_sd: Published SD of one sample of the device, in the signal's unit; None where unknown.
 
     Returns:
         One state for each time asked about; a pure function of the arguments.
@@ -298,7 +296,7 @@ def assimilate_windows(
         MathsError: The estimate is not finite.
     """
     model = channel_model(channel)
-    readings = readings_of(windows, resolution, model.scatter_sd, device_sd)
+    readings = readings_of(windows, signal, model.scatter_sd)
     return assimilate_model(model, readings, course, eta_mean, eta_covariance, end_h)
 
 

@@ -37,6 +37,7 @@ from twinstate.assimilation.channel_model import (
     NOISE,
     SINE,
 )
+from twinstate.assimilation.readings import from_device
 from twinstate.assimilation.windows import WINDOW_NS, fold_frame, window_start_h
 from twinstate.errors import MathsError
 from twinstate.pk.propagate import solve
@@ -139,10 +140,10 @@ def test_the_state_at_a_time_knows_nothing_of_later_windows_or_later_questions()
     windows = windows_of(value)
     asked = np.array([window_start_h(FIRST + 20), window_start_h(FIRST + 47)])
     therapy = infusions(400.0)
-    both = assimilate_windows(windows, 1.0, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked)
+    both = assimilate_windows(windows, QTC, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked)
     for i, upto in enumerate((20, 47)):
         (alone,) = assimilate_windows(
-            windows[:upto], 1.0, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked[i : i + 1]
+            windows[:upto], QTC, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked[i : i + 1]
         )
         assert alone.mean.tobytes() == both[i].mean.tobytes()
         assert alone.covariance.tobytes() == both[i].covariance.tobytes()
@@ -153,7 +154,7 @@ def test_the_state_at_a_time_knows_nothing_of_later_windows_or_later_questions()
 def test_windows_may_be_handed_over_in_any_order() -> None:
     windows = windows_of(405.0 + np.arange(30.0) % 5)
     end = np.array([window_start_h(FIRST + 30)])
-    arguments = (1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
+    arguments = (QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
     (forwards,) = assimilate_windows(windows, *arguments)
     (backwards,) = assimilate_windows(windows[::-1], *arguments)
     assert forwards.covariance.tobytes() == backwards.covariance.tobytes()
@@ -162,7 +163,7 @@ def test_windows_may_be_handed_over_in_any_order() -> None:
 
 def test_without_windows_the_state_is_the_prior() -> None:
     (state,) = assimilate_windows(
-        [], 1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([START_H])
+        [], QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([START_H])
     )
     np.testing.assert_array_equal(state.mean, MODEL.mean)
     np.testing.assert_array_equal(state.own_covariance, MODEL.covariance)
@@ -174,7 +175,7 @@ def test_a_window_counts_from_its_end_on() -> None:
     windows = windows_of(np.array([410.0]))
     end = window_start_h(FIRST + 1)
     states = assimilate_windows(
-        windows, 1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([end - 1e-6, end])
+        windows, QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([end - 1e-6, end])
     )
     assert [sum(state.counts) for state in states] == [0, 1]
 
@@ -218,9 +219,9 @@ def test_unusable_windows_are_counted_and_change_no_estimate() -> None:
     flat = fold_frame([410.0] * 60, [(FIRST + 12) * WINDOW_NS + i for i in range(60)], QTC)
     artefacts = fold_frame([410.0, 20.0, 20.0], [(FIRST + 13) * WINDOW_NS + i for i in range(3)], QTC)
     end = np.array([window_start_h(FIRST + 14)])
-    arguments = (1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
+    arguments = (QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
     (plain,) = assimilate_windows(usable, *arguments)
-    (with_them,) = assimilate_windows([*usable, *flat, *artefacts], *arguments)
+    (with_them,) = assimilate_windows([*usable, *from_device("patch", [*flat, *artefacts])], *arguments)
     assert with_them.counts == (12, 0, 0, 2)
     assert with_them.effect == pytest.approx(plain.effect, rel=1e-12)
     assert with_them.last.verdict == "unusable"
@@ -230,7 +231,7 @@ def test_unusable_windows_are_counted_and_change_no_estimate() -> None:
 def test_the_last_window_tells_what_was_expected_of_it() -> None:
     (state,) = assimilate_windows(
         windows_of(np.array([420.0])),
-        1.0,
+        QTC,
         CHANNEL,
         infusions(400.0),
         np.zeros(2),
@@ -253,7 +254,7 @@ def test_a_wider_lab_posterior_leaves_the_effect_less_certain() -> None:
     sd = []
     for width in (0.01, 1.0, 4.0):
         (state,) = assimilate_windows(
-            windows, 1.0, CHANNEL, infusions(400.0), np.zeros(2), width * ETA_COVARIANCE, end
+            windows, QTC, CHANNEL, infusions(400.0), np.zeros(2), width * ETA_COVARIANCE, end
         )
         sd.append(state.effect_sd)
     assert sd[0] < sd[1] < sd[2]
@@ -273,7 +274,7 @@ def test_a_hundred_times_the_samples_of_the_same_hours_hardly_sharpen_the_baseli
             for i, v in enumerate(value)
         ]
         (state,) = assimilate_windows(
-            windows, 1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end
+            from_device("patch", windows), QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end
         )
         sd.append(state.baseline_sd)
     assert 0.9 < sd[1] / sd[0] < 1.0
