@@ -81,6 +81,7 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
         rise_ahead: Highest rise by the drug within the forecast's horizon.
         windows: Windows by verdict: taken, softened, rejected, unusable.
         last_window: End of the last window that counts, UTC ns; 0 without one.
+        distrusted: Devices that may no longer move the effect, each `name:jump` or `name:drift`.
     """
 
     signal: str
@@ -90,6 +91,7 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
     rise_ahead: Interval
     windows: tuple[int, int, int, int]
     last_window: int
+    distrusted: tuple[str, ...] = ()
 
 
 class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
@@ -205,7 +207,11 @@ def estimate_drug(
             for entry in therapy.lab_entries
             if (check := check_level(entries, entry, model, library, memo)) is not None
         ),
-        flags=(*therapy.flags, *(("levels_disagree",) if levels_disagree(outlook) else ())),
+        flags=(
+            *therapy.flags,
+            *(("levels_disagree",) if levels_disagree(outlook) else ()),
+            *(("device_distrusted",) if outlook.channel is not None and outlook.channel.distrusted else ()),
+        ),
         channel=_channel(outlook, horizon),
     )
 
@@ -297,6 +303,7 @@ def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
         rise_ahead=Interval(*(float(q) for q in rise)),
         windows=state.counts,
         last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,
+        distrusted=state.distrusted,
     )
 
 

@@ -251,9 +251,18 @@ def _estimate(
         assumes=_assumes(known),
         risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
         checks=tuple(check for check in checks if check is not None),
-        flags=(*known.flags, *(["levels_disagree"] if contradictory(exposure, known) else [])),
+        flags=_flags(exposure, known),
         channel=_channel(exposure, model, horizon_h),
     )
+
+
+def _flags(exposure: Exposure, known: Known) -> tuple[str, ...]:
+    flags = [*known.flags]
+    if contradictory(exposure, known):
+        flags.append("levels_disagree")
+    if exposure.channel is not None and len(exposure.channel.distrusted) > 0:
+        flags.append("device_distrusted")
+    return tuple(flags)
 
 
 def _channel(exposure: Exposure, model: DrugModel, horizon_h: float) -> ChannelEstimate | None:
@@ -271,6 +280,7 @@ def _channel(exposure: Exposure, model: DrugModel, horizon_h: float) -> ChannelE
         rise_ahead=rise_ahead(exposure, model, horizon_h),
         windows=state.counts,
         last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,
+        distrusted=state.distrusted,
     )
 
 

@@ -288,6 +288,7 @@ def _channel(channel: ChannelEstimate | None) -> answers.Channel | None:
         rise_ahead=_interval(channel.rise_ahead, channel.unit),
         windows=dict(zip(WINDOW_VERDICTS, channel.windows, strict=True)),
         last_window=instant(channel.last_window) if channel.last_window else None,
+        distrusted=channel.distrusted,
     )
 
 

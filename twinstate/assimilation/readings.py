@@ -45,8 +45,10 @@ CLIPPED_SAMPLES = 20
 CLIPPED_SHARE = 4
 CLIPPED_OVER_NEXT = 4
 CLIPPED_DISTANCE = 4
-# A spread within five minutes beyond a quarter of the usual range, and twice the device's own, is no signal of a body.
+# A spread within five minutes beyond a quarter of the usual range, and twice the device's own, is no signal of a body;
+# with few samples it must show in two windows on end.
 ERRATIC_SAMPLES = 10
+ERRATIC_FEW = 4
 ERRATIC_SHARE_OF_USUAL = 0.25
 ERRATIC_DEVICE_SDS = 2.0
 
@@ -234,6 +236,7 @@ def _summarise(
     # Of each device's run so far: its last window, windows, samples; first the flat, then the unreadable one.
     flat = np.zeros((devices, 4), np.int64)
     blind = np.zeros((devices, 3), np.int64)
+    wide = np.full(devices, -RUN_GAP - 1, np.int64)  # last window of few samples and too wide a spread
     for window in range(windows):
         first, end = begin[window], begin[window + 1]
         index, artefacts, missing = rest[window, 0], rest[window, 1], rest[window, 2]
@@ -275,8 +278,10 @@ def _summarise(
             if _at_rail(bins[first:end], count) or _at_rail(bins[first:end][::-1], count):
                 marks[window] |= CLIPPED
         spread = NORMAL_SD_OVER_MAD * told[window, 2] / 4.0
-        if count >= ERRATIC_SAMPLES and spread > limits.erratic_sd:
-            marks[window] |= ERRATIC
+        if count >= ERRATIC_FEW and spread > limits.erratic_sd:
+            if count >= ERRATIC_SAMPLES or index - wide[who] <= RUN_GAP:
+                marks[window] |= ERRATIC
+            wide[who] = index
         if bins[first, 0] < limits.usual_low or bins[end - 1, 0] > limits.usual_high:
             marks[window] |= UNUSUAL
     return told, marks

@@ -22,7 +22,9 @@ from tests.twinstate.channels import (
 )
 from tests.twinstate.courses import START_H
 from twinstate.assimilation.channel import (
+    LARGEST_INFLUENCE_SD,
     LONGEST_REJECTION,
+    ChannelState,
     assimilate_model,
     assimilate_windows,
     considered_occupancy,
@@ -37,7 +39,7 @@ from twinstate.assimilation.channel_model import (
     NOISE,
     SINE,
 )
-from twinstate.assimilation.readings import from_device
+from twinstate.assimilation.readings import DeviceWindow, from_device
 from twinstate.assimilation.windows import WINDOW_NS, fold_frame, window_start_h
 from twinstate.errors import MathsError
 from twinstate.pk.propagate import solve
@@ -318,3 +320,58 @@ def test_an_estimate_that_is_not_finite_says_so() -> None:
         assimilate_model(
             MODEL, taken, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([START_H + 1.0])
         )
+
+
+def lasting(offset: Floats, device: str = "patch") -> list[DeviceWindow]:
+    """A day of windows round 410 ms, an offset added to each; honest scatter, so that nothing is a flat line."""
+    dice = np.random.default_rng(11)
+    value = 410.0 + dice.normal(0.0, 2.0, len(offset)) + offset
+    return list(from_device(device, [one.window for one in windows_of(np.round(value))]))
+
+
+def state_after(windows: list[DeviceWindow], hours: float = 24.0) -> ChannelState:
+    (state,) = assimilate_windows(
+        windows,
+        QTC,
+        CHANNEL,
+        infusions(400.0),
+        np.zeros(2),
+        ETA_COVARIANCE,
+        np.array([START_H + hours]),
+    )
+    return state
+
+
+def test_a_device_that_jumps_and_stays_loses_trust_and_moves_the_baseline_but_not_the_effect() -> None:
+    sound = np.zeros(288)
+    jump = np.where(np.arange(288) < 144, 0.0, 120.0)
+    plain, jumped = state_after(lasting(sound)), state_after(lasting(jump))
+    assert plain.distrusted == ()
+    assert jumped.distrusted == ("patch:jump",)
+    assert jumped.baseline > plain.baseline + 60.0
+    assert abs(jumped.effect - state_after(lasting(sound), 12.0).effect) < 0.5 * plain.effect_sd
+
+
+def test_a_slow_ramp_loses_trust_before_it_has_moved_the_effect_by_its_own_uncertainty() -> None:
+    ramp = 0.05 * 410.0 / 12.0 * np.maximum(np.arange(288) - 144, 0)
+    plain, crept = state_after(lasting(np.zeros(288))), state_after(lasting(ramp), 15.0)
+    assert crept.distrusted == ("patch:drift",)
+    assert abs(crept.effect - plain.effect) < 2.0 * plain.effect_sd
+
+
+def test_while_another_device_is_trusted_one_that_jumped_is_not_followed() -> None:
+    jump = np.where(np.arange(288) < 144, 0.0, 120.0)
+    both = state_after([*lasting(np.zeros(288), "patch"), *lasting(jump, "watch")])
+    alone = state_after(lasting(np.zeros(288), "patch"))
+    assert both.distrusted == ("watch:jump",)
+    assert abs(both.baseline - alone.baseline) < 3.0 * alone.baseline_sd
+
+
+def test_no_reading_moves_the_effect_further_than_the_influence_it_is_allowed() -> None:
+    occupied = np.full(288, 0.4)
+    sd = math.sqrt(MODEL.covariance[EFFECT, EFFECT])
+    value = 406.0 + 0.4 * (MODEL.mean[EFFECT] + 12.0 * sd) * np.minimum(np.arange(288) / 100.0, 1.0)
+    result = filter_windows(
+        MODEL, readings(value), occupied, np.zeros((288, 2)), np.array([window_start_h(FIRST + 288)])
+    )
+    assert abs(result.mean[0, EFFECT] - MODEL.mean[EFFECT]) <= LARGEST_INFLUENCE_SD * sd
