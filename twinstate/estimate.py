@@ -96,6 +96,7 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
         rise_ahead: Highest rise by the drug within the forecast's horizon.
         windows: Windows by verdict: taken, softened, rejected, unusable.
         last_window: End of the last window that counts, UTC ns; 0 without one.
+        distrusted: Devices that may no longer move the effect, each `name:jump` or `name:drift`.
     """
 
     signal: str
@@ -105,6 +106,7 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
     rise_ahead: Interval
     windows: tuple[int, int, int, int]
     last_window: int
+    distrusted: tuple[str, ...] = ()
 
 
 class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
@@ -228,6 +230,7 @@ def estimate_drug(
         flags=(
             *therapy.flags,
             *(("levels_disagree",) if levels_disagree(outlook) else ()),
+            *(("device_distrusted",) if outlook.channel is not None and outlook.channel.distrusted else ()),
             *(("level_doubtful",) if _doubts(outlook) else ()),
         ),
         channel=_channel(outlook, horizon),
@@ -335,6 +338,7 @@ def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
         rise_ahead=Interval(*(float(q) for q in rise)),
         windows=state.counts,
         last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,
+        distrusted=state.distrusted,
     )
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
 from twinstate.assimilation.posterior import Posterior, assimilate, carry_forward
+from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.refine import Cloud
+from twinstate.catalogue import Signal
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.therapy import Therapy, before_last_level, content_key, with_planned
@@ -54,14 +55,12 @@ class Heard(NamedTuple):
     """What was heard on the channel that a model explains.
 
     Attributes:
-        windows: Those that count, one for each index.
-        resolution: The signal's step, in its unit.
-        device_sd: Published SD of one sample, in the signal's unit; None where unknown.
+        windows: Those that count, one for each index and device.
+        signal: The channel's signal; None when the model explains none.
     """
 
-    windows: Sequence[Window]
-    resolution: float
-    device_sd: float | None
+    windows: Sequence[DeviceWindow]
+    signal: Signal | None
 
 
 class Outlook(NamedTuple):
@@ -159,19 +158,18 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> 
 def _follow_channel(therapy: Therapy, fit: Posterior, heard: Heard) -> ChannelState | None:
     """The channel after the windows, under the uncertainty that the levels leave."""
     channel = therapy.model.channel
-    if channel is None:
+    if channel is None or heard.signal is None:
         return None
     now = hours(therapy.as_of)
     course, cloud = carry_forward(fit, therapy.given, therapy.model.variation, now)
     (state,) = assimilate_windows(
         heard.windows,
-        heard.resolution,
+        heard.signal,
         channel,
         course,
         cloud.mean,
         cloud.covariance,
         np.array([now], dtype=np.float64),
-        heard.device_sd,
     )
     return state
 

@@ -11,11 +11,11 @@ from streams.oracle.known import Known, as_labs
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
 from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
 from twinstate.assimilation.posterior import Posterior, assimilate, carry_forward
+from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.refine import Cloud
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import DrugModel, Threshold
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
@@ -73,7 +73,7 @@ def fit(course: Course, model: DrugModel, known: Known, levels: int) -> Posterio
 
 
 def expose(
-    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[Window], library: Library
+    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[DeviceWindow], library: Library
 ) -> Exposure:
     """Simulate from 24 h before `at` (UTC ns) to `horizon_h` after it.
 
@@ -97,13 +97,12 @@ def expose(
         given, _ = carry_forward(posterior, known.given, model.variation, now)
         [channel] = assimilate_windows(
             windows,
-            signal.resolution,
+            signal,
             model.channel,
             given,
             cloud.mean,
             cloud.covariance,
             instant,
-            signal.device_sd,
         )
     return Exposure(
         posterior, cloud, course, [times_h.index(time) for time in grid_h], concentration, auc, channel
