@@ -205,6 +205,9 @@ class TwinStore(Protocol):
     async def owns(self, lease: Lease) -> bool:
         """Say whether nobody has acquired the partition since."""
 
+    async def whereabouts(self, lease: Lease) -> int | None:
+        """Give the store's position; None when another owner has acquired the partition."""
+
     async def pending(self, partition: int, outbox: OutboxName, count: int) -> list[OutboxEntry]:
         """Read the oldest `count` messages of an outbox."""
 
