@@ -20,6 +20,13 @@ OutboxName = Literal["risk", "dead_letters"]
 OUTBOXES: tuple[OutboxName, ...] = ("risk", "dead_letters")
 
 
+# In place of a record's headers when a name among them is not UTF-8, which Kafka forbids and no broker checks: the
+# record is then refused, whoever reads it.
+UNREADABLE_HEADERS: tuple[tuple[str, bytes], ...] = (
+    ("twin-error-omitted", b"the sender's headers: a name is not UTF-8"),
+)
+
+
 class RawRecord(NamedTuple):
     """A record of the input topic as Kafka delivered it."""
 
