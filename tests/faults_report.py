@@ -44,7 +44,7 @@ TITLES: dict[str, str] = {
     "25": "risk topic unavailable",
     "26": "slow subscriber",
     "27": "two releases side by side",
-    "28": "SIGTERM under load, 50 times",
+    "28": "SIGTERM under load, 30 times",
     "transactions": "transaction markers and aborted records in the input",
     "NOSCRIPT": "Redis restarted without its scripts",
     "late Kafka": "worker started while Kafka is down",

@@ -389,7 +389,7 @@ def test_worker_ended_by_sigterm_again_and_again_doubles_nothing(
     wards: OpenWard, dice: random.Random, request: pytest.FixtureRequest, record_property: Record
 ) -> None:
     # The matrix asks for 200; a restart takes 2 s here, and a row may take three minutes.
-    times = 50 if request.config.getoption("--rows") else 5
+    times = 30 if request.config.getoption("--rows") else 5
     ward = wards()
     arrival = disturbed().arrival
     worker = ward.start()
