@@ -13,7 +13,7 @@ import numpy as np
 from aiokafka.partitioner import murmur2
 from numpy.typing import NDArray
 
-from streams.ports import RawRecord
+from streams.ports import UNREADABLE_HEADERS, RawRecord
 from streams.records import (
     SCHEMA,
     DosePayload,
@@ -145,6 +145,11 @@ class Decoder:
         return Accepted(record.patient, entry, any(name == BACKFILL_HEADER for name, _ in raw.headers))
 
     def _parse(self, raw: RawRecord) -> WireRecord:
+        if raw.headers == UNREADABLE_HEADERS:
+            raise _Refused(
+                "bad_header",
+                "the name of a header is not UTF-8, so no header could be read; name it in UTF-8",
+            )
         if not raw.value:
             raise _Refused(
                 "empty", "the record has no body; send a JSON object, or cancel with cancelled: true"
