@@ -72,7 +72,7 @@ def listen(patient: Patient, values: Floats, model: DrugModel, signal: Signal) -
     hours = np.arange(1.0, MONITORED_H + 1.0)
     asked = patient.start_h + hours
     states = assimilate_model(channel, readings, patient.course, cloud.mean, cloud.covariance, asked)
-    ahead, _ = solve_points(patient.course, cloud.points, patient.start_h + patient.grid_h)
+    ahead, _, _ = solve_points(patient.course, cloud.points, patient.start_h + patient.grid_h)
     flagged, chance = np.zeros(hours.size, np.bool_), np.empty(hours.size)
     for i, (hour, state) in enumerate(zip(hours, states, strict=True)):
         lately = (readings.end_h <= asked[i]) & (readings.end_h > asked[i] - 1.0)

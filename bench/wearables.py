@@ -148,7 +148,7 @@ def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, *, rai
 
     minutes = np.arange(1, 60 * (MONITORED_H + SEEN_H))
     time_h = start_h + minutes / 60.0
-    concentration, _ = solve(course, eta, time_h)
+    concentration, _, _ = solve(course, eta, time_h)
     mesor = log_normal(dice, channel.baseline_typical, channel.baseline_cv) + RAISED_MS * raised
     drift = channel.baseline_drift_per_sqrt_h / math.sqrt(60.0)
     baseline = mesor + np.cumsum(drift * dice.standard_normal(len(minutes)))
@@ -245,7 +245,7 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
             channel, readings, patient.course, cloud.mean, cloud.covariance, patient.start_h + asked
         )
         spent = time.perf_counter() - began
-        ahead, _ = solve_points(patient.course, cloud.points, patient.start_h + patient.grid_h)
+        ahead, _, _ = solve_points(patient.course, cloud.points, patient.start_h + patient.grid_h)
         for hour, state in zip(asked, states, strict=True):
             window = (patient.grid_h >= hour) & (patient.grid_h <= hour + HORIZON_H)
             peak = ahead[:, window].max(axis=1)
@@ -261,7 +261,7 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
     low, high = rise_quantiles(state, channel.ec50_mg_L, peak, cloud.weights, np.array([0.05, 0.95]))
     later = readings_of(from_device("watch", patient.later), signal, channel.scatter_sd)
     each_hour = slice(None, None, 12)
-    levels_later, _ = solve_points(patient.course, cloud.points, later.time_h[each_hour])
+    levels_later, _, _ = solve_points(patient.course, cloud.points, later.time_h[each_hour])
     forecast = forecast_channel(state, channel, levels_later, cloud.weights, later.time_h[each_hour]).reading
     value = later.value[each_hour]
     alone = independent(channel)
