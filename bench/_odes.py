@@ -24,9 +24,9 @@ from twinstate.pk.matrix import solve_in_place
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-RELATIVE = 1e-10
+RELATIVE = 1e-9
 # Of the largest dose: an amount smaller than this share of it need not be told from nought.
-ABSOLUTE_SHARE = 1e-13
+ABSOLUTE_SHARE = 1e-12
 MOST_STEPS = 200_000
 NEWTON_STEPS = 30
 NEVER = math.inf

@@ -30,12 +30,14 @@ NO_VARIANCE = 1e-14
 # Half-widths of the central differences, in prior and in posterior standard deviations.
 SLOPE_STEP = 1e-4
 CURVATURE_STEP = 2e-3
-SCORING_STEPS = 60
+SCORING_STEPS = 40
 NEWTON_STEPS = 8
-ROUNDS = 12
+# Turns of Newton's method and probes; after the first few a simplex follows the probes.
+TURNS, PROBING_TURNS = 12, 5
 # Searches from the prior's mean and from this many of the points tried first.
-POINTS_TRIED = 96
-OTHER_STARTS = 4
+POINTS_TRIED = 192
+OTHER_STARTS = 24
+MEETING = 0.1  # prior standard deviations
 PROBES_ACROSS = 12
 # How much worse than the best, in units of the objective, a search may end and still be polished.
 WORTH_POLISHING = 4.0
@@ -43,9 +45,13 @@ POLISHED = 2
 # The search ends when a step is this short (posterior standard deviations) or promises this little.
 SHORT_STEP = 1e-6
 SMALL_GAIN = 1e-9
-LINE = np.array([1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4])
+SCORED_GAIN = 1e-4  # the rest is Newton's
+SETTLED_GAIN = 1e-6  # of a simplex on a kink
+LINE = np.array([0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4])
 SIMPLEX_SPREADS = (0.3, 0.03, 0.003)
 RINGS = np.array([1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4])
+
+WIDE_RINGS = RINGS[:3]  # where the gradient vanishes nothing near can be better
 
 
 class Status(Enum):
@@ -157,8 +163,8 @@ class _Search:
         if self.size == 0 or self.measured.value.size == 0:
             z = np.zeros(self.size)
             return self._told(z, float(self.value(z[None])[0]), Status.SMOOTH)
-        ends = sorted((self._score(start) for start in self._starts()), key=lambda end: end[0])
-        if not np.isfinite(ends[0][0]):
+        ends = self._score_all(self._starts())
+        if not ends:
             return self._told(np.full(self.size, np.nan), np.inf, Status.IMPOSSIBLE)
         worth: list[tuple[float, Floats]] = []
         for end in ends:
@@ -168,69 +174,95 @@ class _Search:
         polished = min((self._polish(*end) for end in worth), key=lambda end: end[0])
         return self._told(polished[1], polished[0], polished[2])
 
-    def _starts(self) -> list[Floats]:
-        """The prior's mean, and the best points of a fixed cloud that are not neighbours."""
+    def _starts(self) -> Floats:
+        """Where searches begin: the prior's mean, and points of a fixed cloud from its best to its worse half.
+
+        The best alone would lie in one valley: of two modes the other is often reached from far off.
+        """
         axes = 1.5 * np.vstack([np.eye(self.size), -np.eye(self.size)])
-        tried = np.vstack([np.zeros(self.size), axes, _cloud(POINTS_TRIED, self.size)])
+        tried = np.vstack([axes, _cloud(POINTS_TRIED, self.size)])
         values = self.value(tried)
-        starts = [tried[0]]
-        for index in np.argsort(values, kind="stable"):
-            if len(starts) > OTHER_STARTS or not np.isfinite(values[index]):
-                break
-            if all(np.linalg.norm(tried[index] - other) > 0.7 for other in starts):
-                starts.append(tried[index])
-        return starts
+        ranked = tried[np.argsort(values, kind="stable")][: int(np.isfinite(values).sum())]
+        spread = (np.linspace(0.0, 1.0, OTHER_STARTS) ** 2 * (0.6 * len(ranked))).astype(np.int64)
+        return np.vstack([np.zeros(self.size), ranked[np.unique(spread)] if len(ranked) > 0 else ranked])
 
     def _slopes(self, z: Floats) -> tuple[Floats, Floats]:
-        """Gradient of the whole objective, and the first-order information with the prior's."""
-        moves = SLOPE_STEP * np.eye(self.size)
-        predicted = self.predicted(np.vstack([z, z + moves, z - moves]))
-        slopes = (predicted[1 : self.size + 1] - predicted[self.size + 1 :]) / (2.0 * SLOPE_STEP)
-        gradient, information = deviance_slopes(self.measured, predicted[0], np.ascontiguousarray(slopes))
-        return gradient + 2.0 * z, information + np.eye(self.size)
+        """Gradient of the whole objective at z (n, size), and the first-order information with the prior's."""
+        count, size = z.shape
+        moves = SLOPE_STEP * np.vstack([np.zeros(size), np.eye(size), -np.eye(size)])
+        predicted = self.predicted((z[:, None] + moves).reshape(-1, size)).reshape(count, 2 * size + 1, -1)
+        slopes = (predicted[:, 1 : size + 1] - predicted[:, size + 1 :]) / (2.0 * SLOPE_STEP)
+        gradient, information = np.empty((count, size)), np.empty((count, size, size))
+        for row in range(count):
+            gradient[row], information[row] = deviance_slopes(
+                self.measured, predicted[row, 0], np.ascontiguousarray(slopes[row])
+            )
+        return gradient + 2.0 * z, information + np.eye(size)
 
-    def _score(self, z: Floats) -> tuple[float, Floats]:
-        """Damped Fisher scoring."""
-        best = float(self.value(z[None])[0])
+    def _score_all(self, z: Floats) -> list[tuple[float, Floats]]:
+        """Damped Fisher scoring from every start at once, in one call of the port each time.
+
+        Searches that meet go on as one. All ends, the best first.
+        """
+        values = self.value(z)
+        z, values = z[np.isfinite(values)], values[np.isfinite(values)]
+        ends: list[tuple[float, Floats]] = []
         for _ in range(SCORING_STEPS):
+            if len(z) == 0:
+                break
+            self.iterations += len(z)
             gradient, information = self._slopes(z)
-            if not (np.isfinite(gradient).all() and np.isfinite(information).all()):
-                break
-            self.iterations += 1
-            step = -0.5 * np.linalg.solve(information, gradient)
-            tried = z + LINE[:, None] * step
-            values = self.value(tried)
-            least = int(np.argmin(values))
-            if not values[least] < best:
-                break
-            gain = best - float(values[least])
-            z, best = tried[least], float(values[least])
-            if gain < SMALL_GAIN:
-                break
-        return best, z
+            steps = np.zeros_like(z)
+            usable = np.isfinite(gradient).all(axis=1) & np.isfinite(information).all(axis=(1, 2))
+            steps[usable] = -0.5 * np.linalg.solve(information[usable], gradient[usable][..., None])[..., 0]
+            moved, found = self._along(z, steps, values)
+            goes_on = values - found > SCORED_GAIN
+            better = found < values
+            z, values = np.where(better[:, None], moved, z), np.where(better, found, values)
+            ends += [(float(values[row]), z[row]) for row in np.flatnonzero(~goes_on)]
+            z, values = z[goes_on], values[goes_on]
+            order = np.argsort(values, kind="stable")
+            kept: list[int] = []
+            for row in order:
+                if all(np.linalg.norm(z[row] - z[other]) > MEETING for other in kept):
+                    kept.append(int(row))
+            z, values = z[kept], values[kept]
+        ends += [(float(value), place) for value, place in zip(values, z, strict=True)]
+        return sorted(ends, key=lambda end: end[0])
+
+    def _along(self, z: Floats, steps: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """Each search's whole step (n, size) where it helps, else the best of its parts; places and their values."""
+        moved = z + steps
+        found = self.value(moved)
+        for row in np.flatnonzero(~(found < values)):
+            tried = z[row] + LINE[:, None] * steps[row]
+            parts = self.value(tried)
+            least = int(np.argmin(parts))
+            moved[row], found[row] = tried[least], parts[least]
+        return moved, found
 
     def _polish(self, best: float, z: Floats) -> tuple[float, Floats, Status]:
         """Newton's method and probes by turns; a simplex where the objective has a kink."""
-        settled_by_simplex = False
-        for _ in range(ROUNDS):
+        for turn in range(TURNS):
             best, z, smooth = self._newton(best, z)
-            value, nearby = self._probe(z)
+            value, nearby = self._probe(z, WIDE_RINGS if smooth else RINGS)
             if value < best - SMALL_GAIN:
                 best, z = value, nearby
-                continue
-            if smooth:
+                if turn < PROBING_TURNS:
+                    continue
+            elif smooth:
                 return best, z, Status.SMOOTH
-            if settled_by_simplex:
-                return best, z, Status.KINK
             value, nearby = self._simplex(z)
-            settled_by_simplex = True
-            if value < best:
+            gain = best - value
+            if gain > 0.0:
                 best, z = value, nearby
-        return best, z, Status.KINK if settled_by_simplex else Status.UNFINISHED
+            if gain < SETTLED_GAIN:
+                return best, z, Status.KINK
+        return best, z, Status.UNFINISHED
 
     def _scales(self, z: Floats) -> Floats:
         """Square root of the first-order posterior covariance at z, (size, size)."""
-        _, information = self._slopes(z)
+        information = self._slopes(z[None])[1][0]
         if not np.isfinite(information).all():
             return np.eye(self.size)
         values, vectors = np.linalg.eigh(information)
@@ -249,11 +281,9 @@ class _Search:
             steps = (vectors.T @ gradient) / np.where(values > 0.02, values, 2.0)
             step = -scales @ (vectors @ steps)
             length = float(np.linalg.norm(steps))
-            tried = z + LINE[:, None] * step
-            found = self.value(tried)
-            least = int(np.argmin(found))
-            if found[least] < best:
-                best, z = float(found[least]), tried[least]
+            moved, value = self._along(z[None], step[None], np.array([best]))
+            if value[0] < best:
+                best, z = float(value[0]), moved[0]
                 if length < SHORT_STEP:
                     return best, z, True
             else:
@@ -288,13 +318,13 @@ class _Search:
         curvature[columns, rows] = mixed
         return gradient, curvature
 
-    def _probe(self, z: Floats) -> tuple[float, Floats]:
+    def _probe(self, z: Floats, rings: Floats) -> tuple[float, Floats]:
         """The best of rings of points round z: along the axes of prior and posterior, and across."""
         scales = self._scales(z)
         own = np.diag(np.sqrt((scales**2).sum(axis=1)))
         directions = np.vstack([own, scales.T, _cloud(PROBES_ACROSS, self.size) @ scales.T])
         moves = np.vstack([directions, -directions])
-        tried = z + (RINGS[:, None, None] * moves).reshape(-1, self.size)
+        tried = z + (rings[:, None, None] * moves).reshape(-1, self.size)
         values = self.value(tried)
         least = int(np.argmin(values))
         return float(values[least]), tried[least]
@@ -312,6 +342,6 @@ class _Search:
             return Mode(np.full(len(self.root), np.nan), nothing, value, self.iterations, status)
         inner: Floats = np.eye(self.size)
         if self.size > 0 and self.measured.value.size > 0:
-            _, information = self._slopes(z)
+            information = self._slopes(z[None])[1][0]
             inner = np.asarray(np.linalg.inv(information)) if np.isfinite(information).all() else information
         return Mode(self.root @ z, self.root @ inner @ self.root.T, value, self.iterations, status)
