@@ -211,6 +211,10 @@ def estimate_drug(
 
 def assumption(therapy: Therapy) -> str:
     """What a forecast takes for granted, in one sentence."""
+    return "; ".join((_plan_assumed(therapy), *therapy.model.unknown))
+
+
+def _plan_assumed(therapy: Therapy) -> str:
     if not therapy.has_plan:
         return "no regimen is known: no further doses are assumed"
     if not therapy.planned:

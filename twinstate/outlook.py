@@ -83,6 +83,8 @@ class Outlook(NamedTuple):
         concentration: mg/L, shape (points, times).
         auc: mg*h/L since the first dose, shape (points, times).
         channel: State of the channel that the model explains; None when it explains none.
+        second: The model's second output, in its unit, shape (points, times).
+        course: Doses given and planned, as simulated.
     """
 
     therapy: Therapy
@@ -92,6 +94,8 @@ class Outlook(NamedTuple):
     concentration: Trajectories
     auc: Trajectories
     channel: ChannelState | None
+    second: Trajectories
+    course: Course
 
     @property
     def now(self) -> int:
@@ -156,12 +160,46 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> 
     grid_h = now + STEP_H * steps
     peaks = _ends_of_doses(course)
     peaks = peaks[(peaks > now) & (peaks < grid_h[-1])]
-    times_h = np.unique(np.concatenate([grid_h, peaks]))
-    concentration, auc, _ = solve_points(course, fit.cloud.points, times_h)
-    if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
+    asked = _asked(therapy.model, course, now, float(grid_h[-1]))
+    times_h = np.unique(np.concatenate([grid_h, peaks, asked]))
+    concentration, auc, second = solve_points(course, fit.cloud.points, times_h)
+    if not (np.isfinite(concentration).all() and np.isfinite(auc).all() and np.isfinite(second).all()):
         raise MathsError(f"the simulated exposure of {therapy.model.model} is not finite")
     channel = _follow_channel(therapy, fit, heard)
-    return Outlook(therapy, fit, times_h, np.searchsorted(times_h, grid_h), concentration, auc, channel)
+    grid = np.searchsorted(times_h, grid_h)
+    return Outlook(therapy, fit, times_h, grid, concentration, auc, channel, second, course)
+
+
+def dose_starts(course: Course, after_h: float, until_h: float) -> Times:
+    """When doses are given from `after_h` to `until_h` (hours since 1970), both included."""
+    starts = course.dose_time_h
+    return np.asarray(starts[(starts >= after_h) & (starts <= until_h)], dtype=np.float64)
+
+
+def followed(course: Course, delay_h: float, now_h: float, until_h: float) -> Times:
+    """From when on each dose has been followed for `delay_h`, in the time from now on; none once the next is given.
+
+    Args:
+        course: Doses given and planned.
+        delay_h: After the start of a dose, h.
+        now_h: Hours since 1970.
+        until_h: Hours since 1970.
+    """
+    starts = course.dose_time_h
+    begins = np.maximum(starts + delay_h, now_h)
+    ends = np.minimum(np.append(starts[1:], np.inf), until_h)
+    return np.asarray(begins[begins <= ends], dtype=np.float64)
+
+
+def _asked(model: DrugModel, course: Course, now_h: float, until_h: float) -> Times:
+    """Instants at which the model's thresholds want a level."""
+    asked: list[Times] = []
+    for threshold in model.thresholds:
+        if threshold.metric == "trough":
+            asked.append(dose_starts(course, now_h, until_h))
+        elif threshold.metric == "level_after":
+            asked.append(followed(course, threshold.after_h, now_h, until_h))
+    return np.concatenate(asked) if asked else np.empty(0)
 
 
 def _follow_channel(therapy: Therapy, fit: Fit, heard: Heard) -> ChannelState | None:

@@ -199,7 +199,7 @@ def _estimate(
         ahead_h=horizon_h,
         peak_ahead=interval(peak(exposure, horizon_h), cloud.weights),
         auc24_ahead=interval(highest_day(exposure, horizon_h), cloud.weights),
-        assumes=_assumes(known),
+        assumes="; ".join([_assumes(known), *model.unknown]),
         risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
         checks=tuple(check for check in checks if check is not None),
         flags=(*known.flags, *(["levels_disagree"] if contradictory(exposure, known) else [])),
