@@ -200,7 +200,7 @@ def posterior(patient: Patient, model: DrugModel, levels: int) -> Cloud:
     labs = Labs(
         patient.labs.time_h[:levels], patient.labs.value_mg_L[:levels], patient.labs.censored[:levels]
     )
-    residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
+    residual = Residual(model.residual.proportional, model.residual.additive)
     gaussian = assimilate_record(patient.course, labs, model.omega, residual)
     return refine(patient.course, labs, model.omega, residual, gaussian)
 

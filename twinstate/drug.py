@@ -17,17 +17,32 @@ from twinstate.catalogue import Bounds, Covariate, Provenance
 
 
 class Residual(NamedTuple):
-    """Spread of what is measured around the model: SD^2 = (proportional * level)^2 + additive_mg_L^2.
+    """Spread of a level around its prediction.
 
     Attributes:
-        proportional: Fraction.
-        additive_mg_L: mg/L, or the unit of the second output where that is what is measured.
-        log_normal: SD of the logarithm; the other two are 0 then.
+        proportional: SD as a share of the prediction; of the natural logarithm where `logarithmic`.
+        additive: SD in the level's unit: SD^2 = (proportional * prediction)^2 + additive^2.
+        logarithmic: Whether the logarithm of the level is normal round that of the prediction.
     """
 
     proportional: float
-    additive_mg_L: float
-    log_normal: float = 0.0
+    additive: float = 0.0
+    logarithmic: bool = False
+
+
+class Variation(NamedTuple):
+    """How one structural parameter changes within a patient.
+
+    Attributes:
+        parameter: Its position in `course.STRUCTURAL_PARAMETERS`.
+        occasion_sd: SD of its logarithm between occasions; 0 when it does not vary so.
+        drift_sd: SD of its logarithm's random walk after one day: the values held possible, equally likely at
+            first; empty when it does not drift.
+    """
+
+    parameter: int
+    occasion_sd: float
+    drift_sd: tuple[float, ...]
 
 
 class Observed(NamedTuple):
@@ -42,13 +57,6 @@ class Observed(NamedTuple):
     analyte: str
     output: str
     residual: Residual
-
-
-class Drift(NamedTuple):
-    """A parameter that wanders: SD of its logarithm after one day, several of them weighed against each other."""
-
-    parameter: str
-    sd_per_sqrt_day: tuple[float, ...]
 
 
 class TypicalPatient(NamedTuple):
@@ -375,9 +383,8 @@ class DrugModel:
         etas: Names of the parameters that vary between patients, in the order of `omega`.
         omega: Between-subject covariance of the log-parameters, shape (eta, eta).
         eta_index: Which eta moves each structural parameter, shape (parameters,), int64; -1 where none does.
-        occasion_sd: SD of the log-parameters that vary between occasions, by name.
-        drift: A parameter that wanders, or None.
         residual: Of `analyte`; all nought where it is unknown, and then `unknown` says so.
+        variation: What changes within a patient, from occasion to occasion or as a random walk; None for nothing.
         unknown: What must be known before a level may correct this model, one sentence each; empty for most.
         creatinine_clearance: The paper's rule, None when the model does not ask for it.
         defaults: Covariates the file declares for patients of whom nothing was told; empty for most.
@@ -415,9 +422,8 @@ class DrugModel:
     etas: tuple[str, ...]
     omega: NDArray[np.float64]
     eta_index: NDArray[np.int64]
-    occasion_sd: Mapping[str, float]
-    drift: Drift | None
     residual: Residual
+    variation: Variation | None
     unknown: tuple[str, ...]
     creatinine_clearance: CreatinineClearance | None
     defaults: Mapping[str, float | str | bool]

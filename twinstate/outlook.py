@@ -114,7 +114,7 @@ def levels_disagree(outlook: Outlook) -> bool:
 
 def residual_of(model: DrugModel) -> Residual:
     """The model's residual error as the kernels take it."""
-    return Residual(model.residual.proportional, model.residual.additive_mg_L)
+    return Residual(model.residual.proportional, model.residual.additive)
 
 
 def fit_levels(therapy: Therapy, levels: int, memo: Memo) -> Fit:

@@ -138,7 +138,7 @@ def _card(model: DrugModel) -> None:
     routes = " or ".join(model.routes)
     out.print(
         f"{model.compartments} compartment{'s' if model.compartments > 1 else ''}, {routes}; level: {model.analyte}, "
-        f"SD^2 = ({model.residual.proportional:g} x level)^2 + ({model.residual.additive_mg_L:g} mg/L)^2",
+        f"SD^2 = ({model.residual.proportional:g} x level)^2 + ({model.residual.additive:g} mg/L)^2",
         markup=False,
     )
     variances = {name: model.omega[i, i] for i, name in enumerate(model.etas)}

@@ -259,7 +259,7 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
         _, cloud = fit(known.given, model, known, levels)
         instant = np.array([hours(level.event_time)], dtype=np.float64)
         concentration, _, _ = solve_points(known.given, cloud.points, instant)
-        residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
+        residual = Residual(model.residual.proportional, model.residual.additive)
         quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
         forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))
     return LevelCheck(

@@ -68,7 +68,7 @@ def fit(course: Course, model: DrugModel, known: Known, levels: int) -> tuple[Ga
     Raises:
         MathsError: The fit is not finite.
     """
-    residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
+    residual = Residual(model.residual.proportional, model.residual.additive)
     labs = as_labs(known.levels[:levels])
     gaussian = assimilate_record(course, labs, model.omega, residual)
     cloud = refine(course, labs, model.omega, residual, gaussian)

@@ -12,7 +12,7 @@ from twinstate.reading.cases import check_cases
 from twinstate.reading.context import Context
 from twinstate.reading.forms import DefaultForm, RangeForm
 from twinstate.reading.observed import check_analyte, read_also_observed, read_residual
-from twinstate.reading.parameters import read_drift, read_occasions, read_parameters, read_variability
+from twinstate.reading.parameters import read_parameters, read_variability, read_variation
 
 
 def read_drug(context: Context, model: str, digest: str) -> DrugModel:
@@ -58,9 +58,8 @@ def read_drug(context: Context, model: str, digest: str) -> DrugModel:
         etas=etas,
         omega=omega,
         eta_index=eta_index,
-        occasion_sd=read_occasions(context),
-        drift=read_drift(context),
         residual=read_residual(context, "residual", form.residual, form.observes),
+        variation=read_variation(context),
         unknown=_unknown(context, model),
         creatinine_clearance=_creatinine_clearance(context),
         defaults=defaults,

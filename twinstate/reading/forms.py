@@ -135,10 +135,10 @@ class VariabilityForm(Form):
 
 
 class DriftForm(Sourced):
-    """How far a parameter's log may wander, as SDs after one day; several are weighed against each other."""
+    """A parameter that walks at random: the SDs of its logarithm after one day that are held possible."""
 
     parameter: Slug
-    sd_per_sqrt_day: Annotated[list[NotNegative], Field(min_length=2)]
+    sd_per_sqrt_day: Annotated[list[NotNegative], Field(min_length=1, max_length=6)]
     reason: Text
 
 

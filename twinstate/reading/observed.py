@@ -38,7 +38,7 @@ def read_residual(context: Context, key: str, row: ResidualForm, observes: str) 
         if given or row.reason is None:
             rule = "but then no figure belongs there, and a reason does"
             context.refuse(f"{key}.unknown", "true", rule)
-        return Residual(0.0, 0.0)
+        return Residual(0.0)
     if not given:
         context.refuse(
             key,
@@ -65,7 +65,9 @@ def read_residual(context: Context, key: str, row: ResidualForm, observes: str) 
         allowed = units.CONCENTRATION if observes == "concentration" else context.second_units
         additive = context.canonical(f"{key}.additive", row.additive, row.unit, allowed)
     context.provenance[key] = context.row_provenance(row.status, row.source)
-    return Residual(row.proportional, additive, row.log_normal)
+    if row.log_normal > 0:
+        return Residual(row.log_normal, 0.0, True)
+    return Residual(row.proportional, additive)
 
 
 def read_also_observed(context: Context, position: int, row: AlsoObservedForm) -> Observed:

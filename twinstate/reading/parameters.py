@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate import units
-from twinstate.drug import Drift, Parameter
+from twinstate.drug import Parameter, Variation
 from twinstate.errors import LibraryError
 from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.population.prior import log_sd_of_cv, prior_covariance
@@ -135,13 +135,13 @@ def read_variability(context: Context) -> tuple[tuple[str, ...], EtaMatrix, NDAr
     return etas, omega, eta_index
 
 
-def read_occasions(context: Context) -> dict[str, float]:
-    """Standard deviations of the log-parameters that vary between occasions, by name.
+def read_variation(context: Context) -> Variation | None:
+    """Read what changes within a patient: between occasions, or as a random walk; at most one of the two.
 
     Raises:
-        LibraryError: More than one of `between_occasion_*`.
+        LibraryError: Both, more than one parameter, one other than clearance beside central_volume, SDs out of order.
     """
-    deviations = {
+    occasions = {
         name: _one_sd(
             context,
             name,
@@ -152,25 +152,31 @@ def read_occasions(context: Context) -> dict[str, float]:
         )
         for name, row in _rows(context).items()
     }
-    return {name: deviations[name] for name in STRUCTURAL_PARAMETERS if deviations.get(name, 0.0) > 0}
-
-
-def read_drift(context: Context) -> Drift | None:
-    """Read how a parameter wanders.
-
-    Raises:
-        LibraryError: A parameter the model has not, SDs that do not ascend from 0.
-    """
-    form = context.form.drift
-    if form is None:
+    varying = {f"parameters.{name}.between_occasion": name for name, sd in occasions.items() if sd > 0}
+    drift = context.form.drift
+    if drift is not None:
+        varying["drift.parameter"] = drift.parameter
+    if not varying:
         return None
-    if form.parameter not in _rows(context):
-        context.refuse("drift.parameter", form.parameter, f"but must be one of: {', '.join(_rows(context))}")
-    bank = form.sd_per_sqrt_day
-    if bank[0] != 0 or any(b <= a for a, b in pairwise(bank)):
-        context.refuse("drift.sd_per_sqrt_day", bank, "but must begin with 0 (no drift) and ascend")
-    context.noted("drift", form)
-    return Drift(form.parameter, tuple(bank))
+    if len(varying) > 1:
+        rule = "but one parameter at most changes within a patient, either between occasions or as a drift"
+        context.refuse(" and ".join(varying), "there", rule)
+    [(key, name)] = varying.items()
+    if (
+        name != "clearance"
+        or context.form.parameters.elimination_rate
+        or not context.form.parameters.clearance
+    ):
+        # A level is amount over volume: only clearance may change without moving the level at that instant.
+        context.refuse(key, name, "but only clearance, beside central_volume, may change within a patient")
+    position = STRUCTURAL_PARAMETERS.index(name)
+    if drift is None:
+        return Variation(position, occasions[name], ())
+    bank = drift.sd_per_sqrt_day
+    if any(after <= before for before, after in pairwise(bank)):
+        context.refuse("drift.sd_per_sqrt_day", bank, "but must ascend, with 0 for no drift")
+    context.noted("drift", drift)
+    return Variation(position, 0.0, tuple(bank))
 
 
 def _rows(context: Context) -> dict[str, ParameterForm]:
