@@ -396,6 +396,7 @@ class DrugModel:
         keep_h: How long a dose or a level counts, h.
         stale_after_h: Without a dose or level for this long the twin is stale, h.
         typical_patient: Someone at a usual dose.
+        checks: The figures the file was checked against on load, one sentence a case.
         provenance: Of every number, by its key in the file.
     """
 
@@ -435,6 +436,7 @@ class DrugModel:
     keep_h: float
     stale_after_h: float
     typical_patient: TypicalPatient
+    checks: tuple[str, ...]
     provenance: Mapping[str, Provenance]
 
     @property

@@ -10,7 +10,7 @@ from twinstate.drug import CreatinineClearance, Domain, DrugModel, Range, Typica
 from twinstate.reading.alarms import read_channel, read_target, read_threshold
 from twinstate.reading.cases import check_cases
 from twinstate.reading.context import Context
-from twinstate.reading.forms import DefaultForm, RangeForm
+from twinstate.reading.forms import CheckForm, DefaultForm, RangeForm
 from twinstate.reading.observed import check_analyte, read_also_observed, read_residual
 from twinstate.reading.parameters import read_parameters, read_variability, read_variation
 
@@ -71,6 +71,7 @@ def read_drug(context: Context, model: str, digest: str) -> DrugModel:
         keep_h=form.keep_hours.value,
         stale_after_h=form.stale_after_hours.value,
         typical_patient=_typical_patient(context),
+        checks=tuple(_in_words(case) for case in form.checks),
         provenance=context.provenance,
     )
     check_cases(context, built)
@@ -93,6 +94,15 @@ def _unknown(context: Context, model: str) -> tuple[str, ...]:
             "level; give its parameters a between_subject_* with their source"
         )
     return tuple(sentences)
+
+
+def _in_words(case: CheckForm) -> str:
+    expected = ", ".join(f"{name} {value:g}" for name, value in case.expect.items())
+    told = [f"{name} {value}" for name, value in (*case.given.items(), *case.genotype.items())]
+    regimen = case.regimen
+    if regimen is not None:
+        told.append(f"{regimen.amount:g} {regimen.unit} every {regimen.every_hours:g} h")
+    return f"{expected} with {', '.join(told) or 'nothing told'}"
 
 
 def _typical_patient(context: Context) -> TypicalPatient:
