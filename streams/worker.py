@@ -179,6 +179,7 @@ def _consumer_options(settings: Settings, topics: Topics) -> ConsumerOptions:
     kafka = settings.kafka
     return ConsumerOptions(
         arguments=kafka.python_connection(),
+        connection=kafka.connection(),
         topic=topics.names.records,
         group=kafka.group,
         instance=kafka.instance_id,

@@ -56,6 +56,7 @@ class Signal:
         usual: Outside it a sample is kept and marked; None where nothing is known.
         keep_h: How long windows count, h.
         device_sd: Published spread of one reading against a reference device, in `unit`; None where unknown.
+        still_minutes: How long a working device may give one and the same value.
         provenance: Of `codes`, `bounds` and `noise`.
     """
 
@@ -70,6 +71,7 @@ class Signal:
     keep_h: float
     device_sd: float | None
     provenance: Mapping[str, Provenance]
+    still_minutes: float = 0.0
 
 
 @dataclass(frozen=True)

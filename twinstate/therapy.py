@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinstate.assimilation.record import Labs
+from twinstate.assimilation.observation import Labs, first_levels, labs_under
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError, ModelError
 from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
@@ -115,10 +115,12 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
         given=_course(model, starts, log_typical, given),
         planned=planned,
         has_plan=has_plan,
-        labs=Labs(
-            time_h=np.array([hours(e.event_time) for e, _ in usable], dtype=np.float64),
-            value_mg_L=np.array([lab.value for _, lab in usable], dtype=np.float64),
-            censored=np.array([int(lab.censored) for _, lab in usable], dtype=np.int64),
+        labs=labs_under(
+            model.residual,
+            np.array([hours(e.event_time) for e, _ in usable], dtype=np.float64),
+            np.array([lab.value for _, lab in usable], dtype=np.float64),
+            np.array([int(lab.censored) for _, lab in usable], dtype=np.int64),
+            second=int(model.observes == "second"),
         ),
         lab_entries=tuple(e for e, _ in usable),
         outside=outside
@@ -144,10 +146,7 @@ def with_planned(therapy: Therapy, until_ns: int) -> Course:
 
 def before_last_level(therapy: Therapy, levels: int) -> tuple[Course, Labs]:
     """Only what the first `levels` levels can depend on: equal inputs give equal arrays, whatever came after."""
-    levels_before = therapy.labs
-    labs = Labs(
-        levels_before.time_h[:levels], levels_before.value_mg_L[:levels], levels_before.censored[:levels]
-    )
+    labs = first_levels(therapy.labs, levels)
     last = labs.time_h[-1] if levels else -np.inf
     course = therapy.given
     doses = int(np.searchsorted(course.dose_time_h, last, side="left"))

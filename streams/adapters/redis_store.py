@@ -315,8 +315,18 @@ class RedisStore:
         Raises:
             StoreUnavailableError: No answer.
         """
-        epoch, owner = await self._command("HMGET", self.keys(lease.partition).meta, "epoch", "owner")
-        return bool(epoch == str(lease.epoch).encode() and owner == lease.owner.encode())
+        return await self.whereabouts(lease) is not None
+
+    async def whereabouts(self, lease: Lease) -> int | None:
+        """Give the store's position; None when another owner has acquired the partition, or the store was emptied.
+
+        Raises:
+            StoreUnavailableError: No answer.
+        """
+        fields = ("epoch", "owner", "next")
+        epoch, owner, position = await self._command("HMGET", self.keys(lease.partition).meta, *fields)
+        mine = epoch == str(lease.epoch).encode() and owner == lease.owner.encode()
+        return int(position) if mine else None
 
     async def pending(self, partition: int, outbox: OutboxName, count: int) -> list[OutboxEntry]:
         """Read the oldest `count` messages of an outbox.

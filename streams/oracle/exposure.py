@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from streams.oracle.known import Known, as_labs
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
 from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
-from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
-from twinstate.assimilation.refine import Cloud, refine
+from twinstate.assimilation.posterior import Posterior, assimilate, carry_forward
+from twinstate.assimilation.readings import DeviceWindow
+from twinstate.assimilation.refine import Cloud
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import DrugModel, Threshold
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
@@ -35,8 +35,9 @@ class Exposure:
     """Trajectories of the posterior's points.
 
     Attributes:
-        gaussian: Of the levels.
-        cloud: Its refinement, which was simulated.
+        posterior: Of the levels.
+        cloud: With what may have changed since, which was simulated.
+        course: The doses given and to come, with the occasions.
         grid: Columns of the half-hourly grid; the one at `DAY` is now.
         concentration: mg/L, (points, times).
         auc: mg*h/L since the first dose, (points, times).
@@ -46,8 +47,9 @@ class Exposure:
         doses_h: When each dose is given, those planned within the horizon included.
     """
 
-    gaussian: Gaussian
+    posterior: Posterior
     cloud: Cloud
+    course: Course
     grid: list[int]
     concentration: NDArray[np.float64]
     auc: NDArray[np.float64]
@@ -62,56 +64,55 @@ def horizon_of(model: DrugModel) -> float:
     return max([threshold.horizon_h for threshold in model.thresholds], default=24.0)
 
 
-def fit(course: Course, model: DrugModel, known: Known, levels: int) -> tuple[Gaussian, Cloud]:
+def fit(course: Course, model: DrugModel, known: Known, levels: int) -> Posterior:
     """Fit the first `levels` levels, from the prior.
 
     Raises:
         MathsError: The fit is not finite.
     """
-    residual = Residual(model.residual.proportional, model.residual.additive)
-    labs = as_labs(known.levels[:levels])
-    gaussian = assimilate_record(course, labs, model.omega, residual)
-    cloud = refine(course, labs, model.omega, residual, gaussian)
+    posterior = assimilate(course, as_labs(known.levels[:levels], model), model.omega, model.variation)
+    cloud = posterior.cloud
     finite = np.isfinite(cloud.mean).all() and np.isfinite(cloud.covariance).all()
     if not (finite and cloud.effective_size > 0):
         raise MathsError(f"the fit of {levels} levels to {model.model} is not finite")
-    return gaussian, cloud
+    return posterior
 
 
 def expose(
-    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[Window], library: Library
+    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[DeviceWindow], library: Library
 ) -> Exposure:
     """Simulate from 24 h before `at` (UTC ns) to `horizon_h` after it.
 
     Raises:
         MathsError: The fit or a trajectory is not finite.
     """
-    gaussian, cloud = fit(known.given, model, known, len(known.levels))
+    posterior = fit(known.given, model, known, len(known.levels))
     now = hours(at)
+    course, cloud = carry_forward(posterior, known.ahead, model.variation, now)
     steps = DAY + round(horizon_h / GRID_H)
     grid_h = [now + GRID_H * (step - DAY) for step in range(steps + 1)]
     ends_h = [end for end in _ends_of_doses(known.ahead) if now < end < grid_h[-1]]
     doses_h = [float(time) for time in known.ahead.dose_time_h]
     times_h = sorted({*grid_h, *ends_h, *_instants(model, doses_h, now, grid_h[-1])})
-    concentration, auc, second = solve_points(known.ahead, cloud.points, np.array(times_h, dtype=np.float64))
+    concentration, auc, second = solve_points(course, cloud.points, np.array(times_h, dtype=np.float64))
     if not all(np.isfinite(found).all() for found in (concentration, auc, second)):
         raise MathsError(f"the simulated exposure of {model.model} is not finite")
     channel = None
     if model.channel is not None:
         signal = library.signals[model.channel.signal]
         instant = np.array([now], dtype=np.float64)
+        given, _ = carry_forward(posterior, known.given, model.variation, now)
         [channel] = assimilate_windows(
             windows,
-            signal.resolution,
+            signal,
             model.channel,
-            known.given,
+            given,
             cloud.mean,
             cloud.covariance,
             instant,
-            signal.device_sd,
         )
     columns = [times_h.index(time) for time in grid_h]
-    return Exposure(gaussian, cloud, columns, concentration, auc, channel, second, times_h, doses_h)
+    return Exposure(posterior, cloud, course, columns, concentration, auc, channel, second, times_h, doses_h)
 
 
 def _instants(model: DrugModel, doses_h: list[float], now: float, end: float) -> list[float]:

@@ -386,6 +386,7 @@ class SignalForm(Form):
     flag: Pair | None = None
     keep_hours: Positive = 24.0
     device_sd: Positive | None = None
+    still_minutes: Positive | None = None
     codes: Sourced
     bounds: Sourced
     noise: Sourced | None = None

@@ -121,6 +121,7 @@ def _signal(place: str, slug: str, row: SignalForm) -> Signal:
         provenance=_provenance(
             codes=row.codes, bounds=row.bounds, **({"noise": row.noise} if row.noise else {})
         ),
+        still_minutes=row.still_minutes or 0.0,
     )
 
 

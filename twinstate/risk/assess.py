@@ -110,7 +110,7 @@ def _exceedance(metric: Callable[[Outlook, Threshold], NDArray[np.float64]]) -> 
 
     def assess_metric(outlook: Outlook, threshold: Threshold) -> Risk:
         values = metric(outlook, threshold)
-        weights = outlook.fit.cloud.weights
+        weights = outlook.cloud.weights
         chance = chance_above(values, weights, threshold.limit)
         return Risk(threshold.name, chance.probability, chance.error, interval(values, weights))
 
@@ -124,7 +124,7 @@ def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
         raise MathsError(
             f"{outlook.therapy.model.model} explains no signal, so {threshold.name} cannot be assessed"
         )
-    cloud = outlook.fit.cloud
+    cloud = outlook.cloud
     peak = peak_concentration(outlook, threshold.horizon_h)
     asked = (outlook.channel, channel.ec50_mg_L, peak, cloud.weights)
     chance = chance_of_rise(*asked, threshold.limit)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from streams.codec import partition_of
 from streams.demo.plan import DemoRecord
 from streams.demo.wire import moment
@@ -29,6 +31,7 @@ from tests.integration.ward import wait_until
 from twinstate.types import NS_PER_HOUR
 
 
+@pytest.mark.row("transactions")
 def test_transactions_and_a_wrong_partition_in_the_input_change_nothing(
     undisturbed: Undisturbed, wards: OpenWard
 ) -> None:
@@ -104,6 +107,7 @@ def test_a_twin_whose_mathematics_fails_is_quarantined_alone_and_recovers(wards:
     assert [entry for entry in found.entries if not entry.cancelled] == list(never.entries)
 
 
+@pytest.mark.row("14", "15")
 def test_a_bad_record_of_each_kind_is_a_dead_letter_and_nothing_else_changes(
     undisturbed: Undisturbed, wards: OpenWard
 ) -> None:
