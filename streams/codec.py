@@ -213,7 +213,20 @@ class Decoder:
 
     def _facts(self, payload: PatientPayload) -> PatientFacts:
         values = {name: self._covariate(name, value) for name, value in sorted(payload.covariates.items())}
+        for gene, diplotype in payload.genotype.items():
+            self._check_diplotype(gene, diplotype)
         return PatientFacts(values, dict(sorted(payload.genotype.items())))
+
+    def _check_diplotype(self, symbol: str, diplotype: str) -> None:
+        """A gene nobody reads, or a diplotype nobody understands, must not pass as if it counted."""
+        place = f"payload.genotype.{symbol}"
+        gene = self._library.genes.get(symbol)
+        if gene is None:
+            known = ", ".join(self._library.genes)
+            raise _Refused("unknown_gene", f"{place}: no such gene; known are {known}")
+        if not gene.reads(diplotype):
+            words = " or ".join(gene.words) or "two star alleles with a slash, as *1/*3"
+            raise _Refused("wrong_schema", f"{place} is {diplotype!r}; {symbol} is written {words}")
 
     def _covariate(self, name: str, value: Quantity | str | bool | float) -> CovariateValue:
         place = f"payload.covariates.{name}"

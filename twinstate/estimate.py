@@ -239,6 +239,10 @@ def estimate_drug(
 
 def assumption(therapy: Therapy) -> str:
     """What a forecast takes for granted, in one sentence."""
+    return "; ".join((_plan_assumed(therapy), *therapy.model.unknown))
+
+
+def _plan_assumed(therapy: Therapy) -> str:
     if not therapy.has_plan:
         return "no regimen is known: no further doses are assumed"
     if not therapy.planned:
@@ -268,8 +272,9 @@ def check_level(
     def forecast(count: int) -> Interval:
         fit = fit_levels(before, count, memo)
         course, cloud = carry_forward(fit, before.given, model.variation, float(at[0]))
-        concentration, _, _ = solve_points(course, cloud.points, at)
-        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, model.residual, QUANTILES)
+        concentration, _, second = solve_points(course, cloud.points, at)
+        measured = second if model.observes == "second" else concentration
+        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, model.residual, QUANTILES)
         return Interval(*(float(q) for q in quantiles))
 
     def compute() -> LevelCheck:

@@ -14,6 +14,7 @@ from twinstate.assimilation.posterior import Posterior, assimilate, carry_forwar
 from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.refine import Cloud
 from twinstate.catalogue import Signal
+from twinstate.drug import DrugModel
 from twinstate.errors import MathsError
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
@@ -76,6 +77,7 @@ class Outlook(NamedTuple):
         concentration: mg/L, shape (points, times).
         auc: mg*h/L since the first dose, shape (points, times).
         channel: State of the channel that the model explains; None when it explains none.
+        second: The model's second output, in its unit, shape (points, times).
     """
 
     therapy: Therapy
@@ -87,6 +89,7 @@ class Outlook(NamedTuple):
     concentration: Trajectories
     auc: Trajectories
     channel: ChannelState | None
+    second: Trajectories
 
     @property
     def now(self) -> int:
@@ -146,13 +149,46 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> 
     grid_h = now + STEP_H * steps
     peaks = _ends_of_doses(course)
     peaks = peaks[(peaks > now) & (peaks < grid_h[-1])]
-    times_h = np.unique(np.concatenate([grid_h, peaks]))
-    concentration, auc, _ = solve_points(course, cloud.points, times_h)
-    if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
+    asked = _asked(therapy.model, course, now, float(grid_h[-1]))
+    times_h = np.unique(np.concatenate([grid_h, peaks, asked]))
+    concentration, auc, second = solve_points(course, cloud.points, times_h)
+    if not (np.isfinite(concentration).all() and np.isfinite(auc).all() and np.isfinite(second).all()):
         raise MathsError(f"the simulated exposure of {therapy.model.model} is not finite")
     channel = _follow_channel(therapy, fit, heard)
     grid = np.searchsorted(times_h, grid_h)
-    return Outlook(therapy, fit, cloud, course, times_h, grid, concentration, auc, channel)
+    return Outlook(therapy, fit, cloud, course, times_h, grid, concentration, auc, channel, second)
+
+
+def dose_starts(course: Course, after_h: float, until_h: float) -> Times:
+    """When doses are given from `after_h` to `until_h` (hours since 1970), both included."""
+    starts = course.dose_time_h
+    return np.asarray(starts[(starts >= after_h) & (starts <= until_h)], dtype=np.float64)
+
+
+def followed(course: Course, delay_h: float, now_h: float, until_h: float) -> Times:
+    """From when on each dose has been followed for `delay_h`, in the time from now on; none once the next is given.
+
+    Args:
+        course: Doses given and planned.
+        delay_h: After the start of a dose, h.
+        now_h: Hours since 1970.
+        until_h: Hours since 1970.
+    """
+    starts = course.dose_time_h
+    begins = np.maximum(starts + delay_h, now_h)
+    ends = np.minimum(np.append(starts[1:], np.inf), until_h)
+    return np.asarray(begins[begins <= ends], dtype=np.float64)
+
+
+def _asked(model: DrugModel, course: Course, now_h: float, until_h: float) -> Times:
+    """Instants at which the model's thresholds want a level."""
+    asked: list[Times] = []
+    for threshold in model.thresholds:
+        if threshold.metric == "trough":
+            asked.append(dose_starts(course, now_h, until_h))
+        elif threshold.metric == "level_after":
+            asked.append(followed(course, threshold.after_h, now_h, until_h))
+    return np.concatenate(asked) if asked else np.empty(0)
 
 
 def _follow_channel(therapy: Therapy, fit: Posterior, heard: Heard) -> ChannelState | None:

@@ -257,7 +257,7 @@ def _estimate(
         ahead_h=horizon_h,
         peak_ahead=interval(peak(exposure, horizon_h), cloud.weights),
         auc24_ahead=interval(highest_day(exposure, horizon_h), cloud.weights),
-        assumes=_assumes(known),
+        assumes="; ".join([_assumes(known), *model.unknown]),
         risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
         checks=tuple(check for check in checks if check is not None),
         flags=(*_flags(exposure, known), *(["level_doubtful"] if doubts else [])),
@@ -331,8 +331,9 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
         posterior = fit(known.given, model, known, levels)
         instant = np.array([hours(level.event_time)], dtype=np.float64)
         course, cloud = carry_forward(posterior, known.given, model.variation, float(instant[0]))
-        concentration, _, _ = solve_points(course, cloud.points, instant)
-        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, model.residual, QUANTILES)
+        outputs = solve_points(course, cloud.points, instant)
+        measured = outputs[2] if model.observes == "second" else outputs[0]
+        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, model.residual, QUANTILES)
         forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))
     return LevelCheck(
         source=level.source,

@@ -13,7 +13,7 @@ from twinstate.assimilation.observation import Labs, labs_under
 from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.windows import add_window
 from twinstate.drug import DrugModel
-from twinstate.errors import CovariateError
+from twinstate.errors import CovariateError, ModelError
 from twinstate.history import (
     CovariateValue,
     Dose,
@@ -26,8 +26,9 @@ from twinstate.history import (
     Window,
 )
 from twinstate.library import Library
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course, Structure, no_occasions
+from twinstate.pk.course import Course, no_occasions
 from twinstate.population.covariates import doses_outside, typical_log_parameters
+from twinstate.population.structure import route_of, structure_of
 from twinstate.types import NS_PER_HOUR, hours
 
 
@@ -83,7 +84,10 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
 
     Raises:
         CovariateError: Nothing that counts tells a covariate the model needs.
+        ModelError: The model does not say how patients differ.
     """
+    if len(model.omega) == 0:
+        raise ModelError("; ".join(model.unknown))
     keep = int(model.keep_h * NS_PER_HOUR)
     counting = [
         record
@@ -105,6 +109,9 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
     flags = []
     if len(levels) < len(measured):
         flags.append("level_without_dose")
+    if model.unknown and len(levels) > 0:
+        flags.append("level_not_used")
+        levels = []
     if len(planned) < len(plan):
         flags.append("planned_dose_unconfirmed")
     horizon_end = at + int(horizon_h * NS_PER_HOUR)
@@ -168,6 +175,7 @@ def as_labs(levels: Sequence[Entry], model: DrugModel) -> Labs:
         np.array([hours(level.event_time) for level in levels], dtype=np.float64),
         np.array([content.value for content in contents], dtype=np.float64),
         np.array([1 if content.censored else 0 for content in contents], dtype=np.int64),
+        1 if model.observes == "second" else 0,
     )
 
 
@@ -249,14 +257,9 @@ def _course(
     log_typical: list[NDArray[np.float64]],
     doses: list[tuple[float, float, float, str, float]],
 ) -> Course:
-    routes = []
-    for _, _, _, route, _ in doses:
-        if route == "iv":
-            routes.append(INTO_CENTRAL)
-        else:
-            routes.append(ZERO_ORDER_ORAL if model.oral_kind == "zero_order" else INTO_DEPOT)
+    routes = [route_of(model, route) for _, _, _, route, _ in doses]
     return Course(
-        structure=Structure(model.compartments),
+        structure=structure_of(model),
         segment_start_h=np.array(starts, dtype=np.float64),
         log_typical=np.array(log_typical, dtype=np.float64),
         # A copy: Numba would compile every kernel once more for an array that may not be written to.
