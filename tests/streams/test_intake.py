@@ -13,7 +13,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from streams.adapters.record_intake import FullError, NotAcknowledgedError, Place
+from streams.adapters.record_intake import FullError, NotAcknowledgedError, Place, RecordIntake
+from streams.embedded.ports import free_ports
 from streams.ndjson import Checker
 from streams.serve import create_app
 from streams.settings import SettingsError, load_settings
@@ -221,6 +222,34 @@ def test_a_full_queue_and_a_silent_broker_say_when_to_come_again() -> None:
     assert int(silent.headers["retry-after"]) >= 1
     assert "records" not in silent.json()
     assert "twin_intake_accepted_total 0.0" in device.figures()
+
+
+def test_a_batch_the_client_cannot_queue_claims_nothing_and_gives_its_places_back() -> None:
+    nowhere = {"bootstrap.servers": f"127.0.0.1:{free_ports(1)[0]}", "queue.buffering.max.messages": "1"}
+
+    async def run() -> None:
+        sink = RecordIntake(nowhere, "in", most_waiting=10, within_s=1.0)
+        with pytest.raises(NotAcknowledgedError, match="Queue full"):
+            await sink.send([("p-a", b"1"), ("p-a", b"2"), ("p-a", b"3")])
+        assert sink.waiting == 1
+        async with asyncio.timeout(10):
+            while sink.waiting:
+                await asyncio.sleep(0.05)
+        await sink.close()
+
+    asyncio.run(run())
+
+
+def test_more_records_than_may_wait_are_not_sent_at_all() -> None:
+    async def run() -> None:
+        nowhere = {"bootstrap.servers": f"127.0.0.1:{free_ports(1)[0]}"}
+        sink = RecordIntake(nowhere, "in", most_waiting=2, within_s=1.0)
+        with pytest.raises(FullError):
+            await sink.send([("p-a", b"1")] * 3)
+        assert sink.waiting == 0
+        await sink.close()
+
+    asyncio.run(run())
 
 
 def test_the_examples_of_openapi_are_good_records_and_a_true_answer() -> None:
