@@ -9,6 +9,9 @@ from confluent_kafka import KafkaError, Message, Producer
 
 # Of librdkafka's queue: waited for, then the broker is told to be away.
 PATIENCE_S = 30.0
+# What docs/contract.md asks of every producer, beside the key. librdkafka's default partitioner agrees with Java's
+# murmur2 on a quarter of keys only.
+DUTIES = {"partitioner": "murmur2_random", "acks": "all"}
 BACKFILL = ("twin-backfill", b"1")
 
 
@@ -32,9 +35,7 @@ class RecordSender:
     def __init__(self, connection: Mapping[str, str], topic: str) -> None:
         self._producer = Producer(
             {
-                # librdkafka's default partitioner agrees with Java's murmur2 on a quarter of keys only.
-                "partitioner": "murmur2_random",
-                "acks": "all",
+                **DUTIES,
                 "enable.idempotence": True,
                 "linger.ms": 20,
                 "delivery.timeout.ms": int(PATIENCE_S * 1000),
