@@ -105,12 +105,12 @@ def redrive(
     send: Annotated[bool, typer.Option("--send", help="Send them; without it nothing is sent.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send refused records again, with body, id and revision as they were: after a drug file or a clock was mended.
+    """Send refused records again, with body, id and revision as they were, after their cause was mended.
 
     Each is checked as a worker would; one that would be refused again is left and named. First revisions go as history
     (header twin-backfill), as time has passed, wearables excepted. Twice is harmless: a duplicate.
 
-    Examples: `twin ops redrive`, `twin ops redrive --reason unknown_drug --send`, `twin ops redrive --at 2/4711 --send`
+    Examples: `twin ops redrive`, `twin ops redrive --reason wrong_partition --send`, `twin ops redrive --at 2/4711 --send`
     """
     from streams.operations.redrive import redrive as run
 
