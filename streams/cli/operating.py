@@ -110,7 +110,8 @@ def redrive(
     Each is checked as a worker would; one that would be refused again is left and named. First revisions go as history
     (header twin-backfill), as time has passed, wearables excepted. Twice is harmless: a duplicate.
 
-    Examples: `twin ops redrive`, `twin ops redrive --reason wrong_partition --send`, `twin ops redrive --at 2/4711 --send`
+    Examples: `twin ops redrive`, `twin ops redrive --reason wrong_partition --send`,
+    `twin ops redrive --at 2/4711 --send`
     """
     from streams.operations.redrive import redrive as run
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from streams.adapters.kafka_link import GROUP_HEADER, ID_HEADER
 from streams.adapters.log_reader import LogReader
 from streams.adapters.record_sender import BACKFILL, RecordSender
 from streams.adapters.topics import read_topics
@@ -21,7 +22,7 @@ from twinstate.library import Library, load_library
 from twinstate.types import NS_PER_HOUR
 
 # Headers the service added to a refused record.
-ADDED = ("twin-error-", "twin-outbox")
+ADDED = ("twin-error-", ID_HEADER, GROUP_HEADER)
 
 
 class Letter(NamedTuple):
