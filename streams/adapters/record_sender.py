@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -46,7 +46,14 @@ class RecordSender:
         self._topic = topic
         self._delivery = Delivery()
 
-    def send(self, patient: str, value: bytes, *, backfill: bool = False) -> None:
+    def send(
+        self,
+        patient: str,
+        value: bytes,
+        *,
+        backfill: bool = False,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
         """Queue a record; waits while the queue is full."""
         while True:
             try:
@@ -54,7 +61,7 @@ class RecordSender:
                     self._topic,
                     key=patient.encode(),
                     value=value,
-                    headers=[BACKFILL] if backfill else [],
+                    headers=[*headers, BACKFILL] if backfill else list(headers),
                     on_delivery=self._note,
                 )
                 break
