@@ -13,9 +13,13 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 from fastapi import FastAPI
 
+from streams.adapters.record_intake import RecordIntake
+from streams.adapters.topics import read_topics
+from streams.ndjson import Checker
 from streams.settings import Settings
 from streams.web.api import create_api
-from streams.web.token import load_token
+from streams.web.intake import Intake, Limits
+from streams.web.token import TokenError, load_token
 from streams.wiring import create_queries
 
 
@@ -31,15 +35,26 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
         clock: Wall clock, UTC ns.
 
     Raises:
-        TokenError: The token's file cannot be trusted.
+        TokenError: A token's file cannot be trusted, or both are one.
         LibraryError: A file below `config/` breaks a rule.
         TopicError: `config/topics.yaml` breaks a rule.
     """
     token = load_token(settings.web.token_file)
+    writing = None if settings.intake.token_file is None else load_token(settings.intake.token_file)
+    if writing == token:
+        raise TokenError(
+            f"{settings.intake.token_file}: is the token that reads; set intake.token_file to a file of its own"
+        )
     queries, reader = create_queries(settings, clock)
+    sink = None if writing is None else _sink(settings)
+    intake = None
+    if sink is not None and writing is not None:
+        limits = Limits(settings.intake.batch_max_records, settings.intake.batch_max_bytes)
+        intake = Intake(Checker(queries.rules.library), sink, limits, writing)
     app = create_api(
         queries,
         token,
+        intake,
         open_metrics=is_loopback(settings.web.host),
         answer_within_s=settings.web.answer_timeout_seconds,
     )
@@ -47,10 +62,21 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if sink is not None:
+            await sink.close()
         await reader.close()
 
     app.router.lifespan_context = lifespan
     return app
+
+
+def _sink(settings: Settings) -> RecordIntake:
+    return RecordIntake(
+        settings.kafka.connection(),
+        read_topics(settings.paths.topics).names.records,
+        most_waiting=settings.intake.waiting_max_records,
+        within_s=settings.intake.acknowledge_within_seconds,
+    )
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:

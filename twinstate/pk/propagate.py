@@ -1,9 +1,9 @@
-"""Exact propagation of one patient's course: concentration and its running integral at any ascending times.
+"""Propagation of one patient's course: concentration, its running integral and the second output at any times.
 
 Events (segment starts, outputs, ends of infusions, doses entering) are merged for each eta vector, because a
-lag moves with eta. Between two events the linear system is solved in closed form mode by mode. At equal times
-a segment starts first, then outputs are read, then inputs change: a level drawn at a dose's time is the one
-before the dose.
+lag moves with eta. Between two events linear kinetics are solved in closed form mode by mode; what has no
+closed form takes the steps of `march`. At equal times a segment starts first, then outputs are read, then
+inputs change: a level drawn at a dose's time is the one before the dose.
 
 Nothing here raises: a parameter that overflows comes out as NaN, which the caller quarantines.
 """
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate.kernels import kernel
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, Course
+from twinstate.pk.columns import ABSORPTION_RATE, CENTRAL_VOLUME
+from twinstate.pk.course import EFFECT_SITE, LINEAR, METABOLITE, NOTHING, Course
+from twinstate.pk.march import march
+from twinstate.pk.modal import advance, change_segment, gathered
+from twinstate.pk.response import STATE, follower_gain, follower_rate, read_response, start_response
 from twinstate.pk.schedule import (
-    ABSORPTION_RATE,
     AT_CONSTANT_RATE,
-    CENTRAL_VOLUME,
-    LAG,
     STEADY_STATE,
     THROUGH_DEPOT,
     Body,
@@ -29,126 +30,44 @@ from twinstate.pk.schedule import (
     plan_entries,
     set_parameters,
 )
-from twinstate.pk.steps import absorbed, held, held_under_absorption, held_under_infusion
+from twinstate.pk.steady_state import set_steady_state
 
 Floats = NDArray[np.float64]
 NEVER = math.inf
 
 
 @kernel
-def advance(
-    amounts: Floats,
-    depot: float,
-    rate_in: float,
-    rates: Floats,
-    into_modes: Floats,
-    absorption: float,
-    time: float,
-) -> tuple[float, float]:
-    """Move modal amounts ahead by `time` hours of constant input.
-
-    Args:
-        amounts: Modal amounts, mg, (modes,); changed in place.
-        depot: Amount in the depot, mg.
-        rate_in: Total rate of the infusions running, mg/h.
-        rates: Decay rates, 1/h, (modes,).
-        into_modes: Modal amount per compartment amount, (modes, compartments).
-        absorption: Rate constant of the depot, 1/h.
-        time: h.
-
-    Returns:
-        What is left in the depot, mg, and the area under the central amount, mg*h.
-    """
-    depot_decay = 1.0
-    depot_held = time
-    if depot != 0.0:
-        depot_decay = math.exp(-absorption * time)
-        depot_held = held(absorption, time, depot_decay)
-    area = 0.0
-    for mode in range(amounts.size):
-        rate = rates[mode]
-        decay = math.exp(-rate * time)
-        unit_held = held(rate, time, decay)
-        amount = amounts[mode] * decay
-        area += amounts[mode] * unit_held
-        if rate_in != 0.0:
-            flow = into_modes[mode, 0] * rate_in
-            amount += flow * unit_held
-            area += flow * held_under_infusion(rate, time, unit_held)
-        if depot != 0.0:
-            flow = into_modes[mode, 0] * absorption * depot
-            unit_absorbed = absorbed(rate, absorption, time, decay, depot_decay)
-            amount += flow * unit_absorbed
-            area += flow * held_under_absorption(rate, absorption, time, unit_held, depot_held, unit_absorbed)
-        amounts[mode] = amount
-    return depot * depot_decay, area
+def _read_without_drug(course: Course, time_h: Floats, body: Body, second: Floats) -> None:
+    """Fill the second output, (times,), of a patient who was never dosed."""
+    segment = 0
+    for output in range(time_h.size):
+        while (
+            segment + 1 < course.segment_start_h.size
+            and course.segment_start_h[segment + 1] <= time_h[output]
+        ):
+            segment += 1
+        parameters = body.parameters[segment]
+        start_response(course.structure, parameters, body.response)
+        second[output] = read_response(course.structure, parameters, body.response)
 
 
 @kernel
-def change_segment(body: Body, before: int, after: int) -> None:
-    """Carry the compartments' amounts over into the modes of the next segment."""
-    modes = body.amounts.size
-    for compartment in range(modes):
-        body.swap[compartment] = 0.0
-        for mode in range(modes):
-            body.swap[compartment] += body.from_modes[before, compartment, mode] * body.amounts[mode]
-    for mode in range(modes):
-        body.amounts[mode] = 0.0
-        for compartment in range(modes):
-            body.amounts[mode] += body.into_modes[after, mode, compartment] * body.swap[compartment]
-
-
-@kernel
-def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tuple[float, int]:
-    """Forget everything and hold what an endless train of this dose leaves just before its newest member.
-
-    The train's doses were given at now - interval, now - 2 interval, ..., each delayed by the lag, under the
-    parameters in force now. Inputs that still run are started as infusions; the rest is a geometric series.
-
-    Returns:
-        The amount in the depot, mg, and how many infusions of the train still run.
-    """
-    dose = body.entry_dose[entry]
-    interval = course.dose_interval_h[dose]
-    amount = body.entry_mg[entry]
-    duration = body.entry_duration_h[entry]
-    absorption = body.parameters[segment, ABSORPTION_RATE]
-    # Since the newest dose of the train that has entered.
-    since = interval
-    if course.dose_route[dose] != INTO_CENTRAL:
-        # The lag held when the dose was given, which is now.
-        lag = body.parameters[segment, LAG]
-        since = max(1.0, math.ceil(lag / interval)) * interval - lag
-    if course.dose_route[dose] == INTO_DEPOT:
-        depot_loss = -math.expm1(-absorption * interval)
-        depot_since = math.exp(-absorption * since)
-        depot_interval = math.exp(-absorption * interval)
-        for mode in range(body.amounts.size):
-            rate = body.rates[segment, mode]
-            fresh = absorbed(rate, absorption, since, math.exp(-rate * since), depot_since)
-            cycle = absorbed(rate, absorption, interval, math.exp(-rate * interval), depot_interval)
-            flow = body.into_modes[segment, mode, 0] * absorption * amount
-            body.amounts[mode] = (
-                flow * (fresh + cycle * depot_since / depot_loss) / -math.expm1(-rate * interval)
-            )
-        return amount * depot_since / depot_loss, 0
-    running = 0
-    body.amounts[:] = 0.0
-    while since < duration:
-        body.end_h[running] = body.entry_h[entry] + (duration - since)
-        body.rate_mg_h[running] = amount / duration
-        running += 1
-        for mode in range(body.amounts.size):
-            rate = body.rates[segment, mode]
-            flow = body.into_modes[segment, mode, 0] * amount / duration
-            body.amounts[mode] += flow * held(rate, since, math.exp(-rate * since))
-        since += interval
-    for mode in range(body.amounts.size):
-        rate = body.rates[segment, mode]
-        kept = held(rate, duration, math.exp(-rate * duration)) / duration if duration > 0.0 else 1.0
-        left = math.exp(-rate * (since - duration)) / -math.expm1(-rate * interval)
-        body.amounts[mode] += body.into_modes[segment, mode, 0] * amount * kept * left
-    return 0.0, running
+def _follow_along(body: Body, second: int, segment: int, depot: float, rate_in: float, time: float) -> None:
+    """Move a metabolite or an effect site ahead under linear kinetics, in closed form."""
+    parameters = body.parameters[segment]
+    leaving = follower_rate(second, parameters)
+    gain = follower_gain(second, parameters) / parameters[CENTRAL_VOLUME]
+    inflow = gathered(
+        body.amounts,
+        depot,
+        rate_in,
+        body.rates[segment],
+        body.into_modes[segment],
+        parameters[ABSORPTION_RATE],
+        leaving,
+        time,
+    )
+    body.response[STATE, 0, 0] = body.response[STATE, 0, 0] * math.exp(-leaving * time) + gain * inflow
 
 
 @kernel
@@ -173,15 +92,26 @@ def follow(
         second: Filled with what `Structure.second` names; nought where it names nothing.
     """
     times = time_h.size
+    structure = course.structure
     entries = 0
-    if course.dose_time_h.size > 0:
-        entries = plan_entries(course, body) if set_parameters(course, eta, body) else -1
+    if course.dose_time_h.size > 0 or structure.second != NOTHING:
+        entries = -1
+        if set_parameters(course, eta, body):
+            entries = plan_entries(course, body) if course.dose_time_h.size > 0 else 0
     if entries <= 0:
         concentration[:] = 0.0 if entries == 0 else np.nan
         area[:] = 0.0 if entries == 0 else np.nan
         second[:] = 0.0 if entries == 0 else np.nan
+        if entries == 0 and structure.second != NOTHING:
+            _read_without_drug(course, time_h, body, second)
         return
+    stepped = structure.elimination != LINEAR or structure.transits > 0
+    followed = not stepped and (structure.second == METABOLITE or structure.second == EFFECT_SITE)
+    stepped = stepped or (structure.second != NOTHING and not followed)
     second[:] = 0.0
+    if structure.second != NOTHING:
+        start_response(structure, body.parameters[0], body.response)
+    body.gut[0] = 0.0
     origin = course.dose_time_h[0]
     segments = course.segment_start_h.size
     amounts, end_h, rate_mg_h = body.amounts, body.end_h, body.rate_mg_h
@@ -198,6 +128,7 @@ def follow(
         if not math.isfinite(output_h):
             concentration[output:] = np.nan
             area[output:] = np.nan
+            second[output:] = np.nan
             return
         stop_h = NEVER
         ending = 0
@@ -208,26 +139,35 @@ def follow(
         event_h = min(min(segment_h, output_h), min(stop_h, entry_h))
         if event_h > now:
             if entry > 0:  # nothing is in the body before the first entry
-                depot, held_in = advance(
-                    amounts,
-                    depot,
-                    rate_in,
-                    body.rates[segment],
-                    body.into_modes[segment],
-                    body.parameters[segment, ABSORPTION_RATE],
-                    event_h - now,
-                )
+                if stepped:
+                    depot, held_in = march(course, body, segment, depot, rate_in, event_h - now, True)
+                else:
+                    if followed:
+                        _follow_along(body, structure.second, segment, depot, rate_in, event_h - now)
+                    depot, held_in = advance(
+                        amounts,
+                        depot,
+                        rate_in,
+                        body.rates[segment],
+                        body.into_modes[segment],
+                        body.parameters[segment, ABSORPTION_RATE],
+                        event_h - now,
+                    )
                 total += held_in / body.parameters[segment, CENTRAL_VOLUME]
             now = event_h
         if segment_h <= event_h:
             change_segment(body, segment, segment + 1)
             segment += 1
+            if entry == 0 and structure.second != NOTHING:
+                start_response(structure, body.parameters[segment], body.response)
         elif output_h <= event_h:
             central = 0.0
             for mode in range(amounts.size):
                 central += amounts[mode]
             concentration[output] = central / body.parameters[segment, CENTRAL_VOLUME]
             area[output] = total
+            if structure.second != NOTHING:
+                second[output] = read_response(structure, body.parameters[segment], body.response)
             output += 1
         elif stop_h <= event_h or entry_h <= event_h:
             if stop_h <= event_h:
@@ -244,7 +184,10 @@ def follow(
                 elif dose < forgotten:
                     pass
                 elif kind == THROUGH_DEPOT:
-                    depot += body.entry_mg[entry]
+                    if structure.transits > 0:
+                        body.gut[0, 0] += body.entry_mg[entry]
+                    else:
+                        depot += body.entry_mg[entry]
                 elif kind == AT_CONSTANT_RATE and now + body.entry_duration_h[entry] > now:
                     end_h[running] = now + body.entry_duration_h[entry]
                     rate_mg_h[running] = body.entry_mg[entry] / (end_h[running] - now)
@@ -260,6 +203,7 @@ def follow(
         else:  # a segment's start that is not a number
             concentration[output:] = np.nan
             area[output:] = np.nan
+            second[output:] = np.nan
             return
 
 

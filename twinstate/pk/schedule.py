@@ -13,37 +13,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate.kernels import kernel
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course
+from twinstate.pk.columns import (
+    BIOAVAILABILITY,
+    CLEARANCE,
+    FIRST_ORDER_FRACTION,
+    INPUT_DURATION,
+    LAG,
+)
+from twinstate.pk.course import (
+    INTO_CENTRAL,
+    INTO_DEPOT,
+    PARALLEL_ORAL,
+    SATURABLE,
+    Course,
+)
 from twinstate.pk.disposition import dispose
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Columns of the structural parameters (`course.STRUCTURAL_PARAMETERS`).
-CENTRAL_VOLUME, ABSORPTION_RATE, LAG, BIOAVAILABILITY, INPUT_DURATION = 1, 4, 5, 6, 7
 # An endless train whose lag or input outlasts this many intervals comes out as NaN.
 TRAIN_LIMIT = 32
 # What an entry does.
 AT_ONCE, AT_CONSTANT_RATE, THROUGH_DEPOT, STEADY_STATE = 0, 1, 2, 3
+# Dividing, three maturing and circulating cells.
+MYELOID_CELLS = 5
+# Rows of `Body.modal` and `Body.response`.
+MODAL_ROWS, RESPONSE_ROWS = 12, 5
+COMPARTMENTS = 11  # the row of `Body.modal` that takes amounts by compartment
 
 
 class Body(NamedTuple):
     """Working memory of one propagation, made once and used again for every point.
 
     Attributes:
-        parameters: Structural parameters by segment, (segments, parameters).
-        rates: (segments, modes), 1/h.
-        into_modes: (segments, modes, compartments).
-        from_modes: (segments, compartments, modes).
+        parameters: Structural parameters by segment, (segments + 1, parameters). The last row is scratch: a
+            segment with saturable elimination made linear.
+        rates: (segments + 1, modes), 1/h.
+        into_modes: (segments + 1, modes, compartments).
+        from_modes: (segments + 1, compartments, modes).
         entry_h: When each planned entry happens, h after the first dose, ascending, (entries,).
         entry_dose: Its dose, (entries,).
         entry_kind: `AT_ONCE`, `AT_CONSTANT_RATE`, `THROUGH_DEPOT` or `STEADY_STATE`, (entries,).
         entry_mg: What of the dose reaches the body, (entries,).
         entry_duration_h: How long it enters at a constant rate, (entries,).
         amounts: Modal amounts that add up to the central amount, mg, (modes,).
-        swap: Scratch, (modes,).
+        modal: Scratch by mode or compartment, (rows, modes).
         end_h: Ends of the infusions running now, (running,).
         rate_mg_h: Their rates, (running,).
+        gut: What the gut holds and how it empties, (transits + 2, transits + 1): see `gut`.
+        response: State of the second output and how it steps, (rows, 2, cells): see `response`.
     """
 
     parameters: Floats
@@ -56,9 +75,11 @@ class Body(NamedTuple):
     entry_mg: Floats
     entry_duration_h: Floats
     amounts: Floats
-    swap: Floats
+    modal: Floats
     end_h: Floats
     rate_mg_h: Floats
+    gut: Floats
+    response: Floats
 
 
 @kernel
@@ -68,24 +89,30 @@ def make_body(course: Course) -> Body:
     modes = course.structure.compartments
     doses = course.dose_time_h.size
     trains = 0
+    split = 1  # entries a dose
     for dose in range(doses):
         if course.dose_interval_h[dose] > 0.0:
             trains += 1
-    entries = doses + trains * (TRAIN_LIMIT + 1)
+        if course.dose_route[dose] == PARALLEL_ORAL:
+            split = 2
+    entries = split * doses + trains * (split * TRAIN_LIMIT + 1)
+    cells = max(MYELOID_CELLS, max(course.structure.first_chain, course.structure.second_chain))
     return Body(
-        np.zeros(course.log_typical.shape),
-        np.zeros((segments, modes)),
-        np.zeros((segments, modes, modes)),
-        np.zeros((segments, modes, modes)),
+        np.zeros((segments + 1, course.log_typical.shape[1])),
+        np.zeros((segments + 1, modes)),
+        np.zeros((segments + 1, modes, modes)),
+        np.zeros((segments + 1, modes, modes)),
         np.zeros(entries),
         np.zeros(entries, np.int64),
         np.zeros(entries, np.int64),
         np.zeros(entries),
         np.zeros(entries),
         np.zeros(modes),
-        np.zeros(modes),
+        np.zeros((MODAL_ROWS, modes)),
         np.zeros(entries + trains * TRAIN_LIMIT),
         np.zeros(entries + trains * TRAIN_LIMIT),
+        np.zeros((course.structure.transits + 2, course.structure.transits + 1)),
+        np.zeros((RESPONSE_ROWS, 2, cells)),
     )
 
 
@@ -105,6 +132,8 @@ def set_parameters(course: Course, eta: Floats, body: Body) -> bool:
             # Most structures lack most parameters: an exponential is only taken where there is one.
             body.parameters[segment, index] = math.exp(log_value) if log_value != -math.inf else 0.0
             finite = finite and math.isfinite(body.parameters[segment, index])
+        if course.structure.elimination == SATURABLE:
+            body.parameters[segment, CLEARANCE] = 0.0
         dispose(
             course.structure.compartments,
             body.parameters[segment],
@@ -153,24 +182,32 @@ def plan_entries(course: Course, body: Body) -> int:
         amount = course.dose_mg[dose]
         lag = 0.0
         duration = 0.0
+        fraction = 1.0 if route == INTO_DEPOT else 0.0  # through the depot
         if route == INTO_CENTRAL:
             duration = course.dose_duration_h[dose]
         else:
             amount *= body.parameters[segment, BIOAVAILABILITY]
             lag = body.parameters[segment, LAG]
-            if route == ZERO_ORDER_ORAL:
+            if route != INTO_DEPOT:
                 duration = body.parameters[segment, INPUT_DURATION]
-        kind = THROUGH_DEPOT if route == INTO_DEPOT else AT_CONSTANT_RATE if duration > 0.0 else AT_ONCE
+            if route == PARALLEL_ORAL:
+                fraction = body.parameters[segment, FIRST_ORDER_FRACTION]
         if not math.isfinite((given - origin) + lag):
             return -1
         interval = course.dose_interval_h[dose]
+        back = 0
         if interval > 0.0:
             if lag > TRAIN_LIMIT * interval or duration > TRAIN_LIMIT * interval:
                 return -1
             count = _enter(body, count, given - origin, dose, STEADY_STATE, amount, duration)
             # Doses of the train given before this one whose lag is not over.
-            for back in range(math.ceil(lag / interval) - 1, 0, -1):
-                waiting = lag - back * interval
-                count = _enter(body, count, (given - origin) + waiting, dose, kind, amount, duration)
-        count = _enter(body, count, (given - origin) + lag, dose, kind, amount, duration)
+            back = max(math.ceil(lag / interval) - 1, 0)
+        while back >= 0:
+            enters = (given - origin) + (lag - back * interval if back > 0 else lag)
+            if route == INTO_DEPOT or fraction > 0.0:
+                count = _enter(body, count, enters, dose, THROUGH_DEPOT, amount * fraction, 0.0)
+            if route != INTO_DEPOT:
+                kind = AT_CONSTANT_RATE if duration > 0.0 else AT_ONCE
+                count = _enter(body, count, enters, dose, kind, amount * (1.0 - fraction), duration)
+            back -= 1
     return count

@@ -108,3 +108,52 @@ def held_under_absorption(
         factorial *= order + 2
         total += mixed / factorial
     return time * time * total
+
+
+@kernel
+def passed_on(first: float, second: float, third: float, time: float) -> float:
+    """Divided difference of exp(-rate * time) over three rates, in h^2: the end of a row of three.
+
+    What the third of three compartments in a row holds when the first began with a unit and each passes on at
+    unit flow. The order of the rates does not matter.
+
+    Args:
+        first: Decay of one, 1/h.
+        second: Decay of another, 1/h.
+        third: Decay of the last, 1/h.
+        time: h.
+    """
+    slowest = min(first, min(second, third))
+    fastest = max(first, max(second, third))
+    # Taking the slowest out of all three leaves the area of a step; the middle comes by choice, not by sums.
+    middle = max(min(first, second), min(max(first, second), third))
+    x = middle - slowest
+    y = fastest - slowest
+    x_decay = math.exp(-x * time)
+    y_decay = math.exp(-y * time)
+    return math.exp(-slowest * time) * held_under_absorption(
+        x, y, time, held(x, time, x_decay), held(y, time, y_decay), absorbed(x, y, time, x_decay, y_decay)
+    )
+
+
+@kernel
+def averages(x: float, decay: float) -> tuple[float, float, float, float]:
+    """The integrals of exp(-x (1 - s)) s^(n-1) / (n-1)! over s in [0, 1], for n = 1 to 4 (phi functions).
+
+    Args:
+        x: Rate times step.
+        decay: exp(-x), which the caller has already.
+    """
+    if x > 1.0:
+        first = (1.0 - decay) / x
+        second = (1.0 - first) / x
+        third = (0.5 - second) / x
+        return first, second, third, (1.0 / 6.0 - third) / x
+    term = 1.0 / 24.0
+    fourth = term
+    for order in range(5, 19):
+        term *= -x / order
+        fourth += term
+    third = 1.0 / 6.0 - x * fourth
+    second = 0.5 - x * third
+    return 1.0 - x * second, second, third, fourth

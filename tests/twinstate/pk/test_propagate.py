@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twinstate.courses import PARAMETERS, START_H, Given, course, integrate, log_parameters
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL
+from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, PARALLEL_ORAL, ZERO_ORDER_ORAL
 from twinstate.pk.propagate import solve, solve_points
 
 NO_ETA = np.zeros(6)
@@ -30,6 +30,7 @@ THERAPIES = {
         Given(12.2, 100, INTO_DEPOT),
     ],
     "zero-order oral doses": [Given(0, 400, ZERO_ORDER_ORAL), Given(1.0, 400, ZERO_ORDER_ORAL)],
+    "oral doses by two ways": [Given(0, 400, PARALLEL_ORAL), Given(1.5, 400, PARALLEL_ORAL)],
     "all routes together": [
         Given(0, 800, INTO_CENTRAL, 2.0),
         Given(0.5, 200, INTO_DEPOT),
@@ -39,7 +40,7 @@ THERAPIES = {
 }
 
 
-@pytest.mark.parametrize("compartments", [1, 2])
+@pytest.mark.parametrize("compartments", [1, 2, 3])
 @pytest.mark.parametrize("eta", [NO_ETA, AN_ETA], ids=["typical", "individual"])
 @pytest.mark.parametrize("therapy", THERAPIES)
 def test_concentration_and_auc_agree_with_scipy(compartments: int, eta: np.ndarray, therapy: str) -> None:
@@ -51,7 +52,7 @@ def test_concentration_and_auc_agree_with_scipy(compartments: int, eta: np.ndarr
     np.testing.assert_allclose(area, expected_area, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("compartments", [1, 2])
+@pytest.mark.parametrize("compartments", [1, 2, 3])
 def test_covariates_that_change_in_mid_course_agree_with_scipy(compartments: int) -> None:
     segments = [
         (0.0, log_parameters()),
@@ -212,7 +213,7 @@ def test_points_are_solved_as_each_alone_to_the_bit() -> None:
 
 
 @given(
-    compartments=st.sampled_from([1, 2]),
+    compartments=st.sampled_from([1, 2, 3]),
     splits=st.lists(st.floats(0.01, 79.0), min_size=1, max_size=5, unique=True),
     therapy=st.sampled_from(sorted(THERAPIES)),
     eta=st.lists(st.floats(-1, 1), min_size=6, max_size=6),

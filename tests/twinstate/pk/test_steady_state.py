@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twinstate.courses import START_H, Given, course, log_parameters
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL
+from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, PARALLEL_ORAL, ZERO_ORDER_ORAL
 from twinstate.pk.propagate import solve
 
 NO_ETA = np.zeros(6)
@@ -19,7 +19,7 @@ def train(mg: float, route: int, duration: float, interval: float) -> list[Given
     return [Given(-interval * back, mg, route, duration) for back in range(LONG, -1, -1)]
 
 
-@pytest.mark.parametrize("compartments", [1, 2])
+@pytest.mark.parametrize("compartments", [1, 2, 3])
 @pytest.mark.parametrize(
     ("route", "duration", "row"),
     [
@@ -34,6 +34,10 @@ def train(mg: float, route: int, duration: float, interval: float) -> list[Given
         (INTO_DEPOT, 0.0, log_parameters(absorption_rate=4.5 / 58.0)),
         (ZERO_ORDER_ORAL, 0.0, log_parameters(lag=0.7, input_duration=2.0)),
         (ZERO_ORDER_ORAL, 0.0, log_parameters(lag=9.0, input_duration=18.0)),
+        (PARALLEL_ORAL, 0.0, log_parameters(lag=0.7, input_duration=2.0)),
+        (PARALLEL_ORAL, 0.0, log_parameters(lag=9.0, input_duration=18.0)),
+        (PARALLEL_ORAL, 0.0, log_parameters(first_order_fraction=0.0)),
+        (PARALLEL_ORAL, 0.0, log_parameters(first_order_fraction=1.0)),
     ],
 )
 def test_steady_state_agrees_with_a_long_train(
@@ -81,7 +85,7 @@ def test_mean_concentration_at_steady_state_is_dose_rate_over_clearance() -> Non
 @given(
     interval=st.floats(4.0, 48.0),
     duration=st.floats(0.0, 60.0),
-    compartments=st.sampled_from([1, 2]),
+    compartments=st.sampled_from([1, 2, 3]),
 )
 def test_concentration_repeats_itself_every_interval(
     interval: float, duration: float, compartments: int
