@@ -35,6 +35,15 @@ METRIC_WORDS = {
     "second": "second output",
     "effect_rise": "rise of the signal",
 }
+# A target is a range to stay in, not the highest value.
+TARGET_WORDS = {"concentration": "level"}
+SECOND_NAMES = {
+    "metabolite": "highest level of the metabolite",
+    "effect_site": "highest level at the effect site",
+    "coagulation_product": "highest INR",
+    "coagulation_mean": "highest INR",
+    "myelosuppression": "highest count",
+}
 
 
 @dataclass(frozen=True)
@@ -212,12 +221,16 @@ def _correlations(model: DrugModel) -> tuple[tuple[str, str, float], ...]:
     return tuple(found)
 
 
+def _metric(metric: str, model: DrugModel) -> str:
+    return SECOND_NAMES[model.second] if metric == "second" else METRIC_WORDS[metric]
+
+
 def _targets(model: DrugModel) -> tuple[LimitRow, ...]:
     return tuple(
         LimitRow(
             name="",
             metric=row.metric,
-            text=f"{METRIC_WORDS[row.metric]} {row.as_published}",
+            text=f"{TARGET_WORDS.get(row.metric) or _metric(row.metric, model)} {row.as_published}",
             low=row.low,
             high=row.high,
             unit=row.unit,
@@ -238,7 +251,7 @@ def _thresholds(model: DrugModel) -> tuple[LimitRow, ...]:
             text=(
                 f"level {row.after_h:g} h after a dose > {row.as_published}"
                 if row.metric == "level_after"
-                else f"{METRIC_WORDS[row.metric]} > {row.as_published}"
+                else f"{_metric(row.metric, model)} > {row.as_published}"
             ),
             low=None,
             high=row.limit,

@@ -6,6 +6,7 @@ The manner, colours and line styles are those of `plot.py`; targets are green ba
 from __future__ import annotations
 
 import io
+import textwrap
 from dataclasses import dataclass
 
 import matplotlib
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from streams.model_card import METRIC_WORDS, readiness_of
+from streams.model_card import readiness_of
 from streams.model_words import STATUS_WORDS, patient_in_words
 from streams.plot import BLUE, GREY, INK, VERMILION
 from streams.rounding import readable, span
@@ -25,15 +26,21 @@ from twinstate.library import Library
 from twinstate.population.usual import simulate_usual
 
 GREEN = "#009E73"
+DARK_GREEN = "#00664A"
 WIDTH_IN = 10.0
-LEVEL_IN, SECOND_IN, DOSES_IN = 4.4, 2.6, 1.0
+LEVEL_IN, SECOND_IN, DOSES_IN = 4.2, 2.6, 0.7
 STEPS = 600
 DRAWS = 1000
 SEED = 20
 # Up to here the axis is in hours, then in days.
-HOURS_SHOWN = 100.0
-# A course of one dose that spans more than this is drawn on a logarithmic axis.
+HOURS_SHOWN = 120.0
+# A course of one dose that spans more than this is drawn on a logarithmic axis, down to this share of its top.
 LOGARITHMIC_SPAN = 100.0
+LOGARITHMIC_FLOOR = 1e-4
+# Names in the right margin stand at least this far apart, as a share of the panel's height for each of their lines.
+LABEL_INCHES = 0.17
+# An axis label longer than this is broken.
+LABEL_COLUMNS = 115
 LEVEL_METRICS = ("concentration", "trough", "level_after")
 # Read a peak just after its instant: a level at the time of a dose is the one before it.
 JUST_AFTER_H = 1e-6
@@ -154,6 +161,7 @@ def _draw_level(axes: Axes, model: DrugModel, course: UsualCourse, unit: _Unit, 
     logarithmic = _spans_decades(model, level)
     once = model.typical_patient.doses == 1
     limits = []
+    names: list[_Name] = []
     for row in thresholds:
         limit = row.limit / unit.factor
         if row.metric == "level_after" and once:
@@ -162,21 +170,23 @@ def _draw_level(axes: Axes, model: DrugModel, course: UsualCourse, unit: _Unit, 
             _say(axes, words, (row.after_h * scale, limit), VERMILION, ha="left", offset=(7, 2))
             limits.append(limit)
         elif limit < 3.0 * top or logarithmic:
-            _draw_limit(axes, limit, _limit_words(row))
+            names.append(_draw_limit(axes, limit, _limit_words(row)))
             limits.append(limit)
+        else:
+            names.append(_Name(np.inf, f"{_limit_words(row)} (above the picture)", VERMILION))
     reach = max([top, *limits])
-    for target in targets:
-        _draw_target(axes, target, unit.factor, reach * 1.12)
+    names += [_draw_target(axes, target, unit.factor, reach * 1.1) for target in targets]
     if logarithmic:
         axes.set_yscale("log")
         lowest = float(level.low[level.low > 0].min())
-        axes.set_ylim(max(lowest * 0.7, top * 1e-5), reach * 1.8)
+        axes.set_ylim(max(lowest * 0.7, top * LOGARITHMIC_FLOOR), reach * 1.8)
         axes.yaxis.set_major_locator(LogLocator(base=10, numticks=8))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         axes.set_ylim(0.0, max(reach * 1.1, 1e-12))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
+    _name_in_margin(axes, names, LEVEL_IN)
     what = "S-warfarin" if model.drug == "warfarin" else model.drug
     axes.set_ylabel(f"{what} ({unit.name})")
     _plain(axes)
@@ -202,17 +212,15 @@ def _draw_second(axes: Axes, model: DrugModel, course: UsualCourse, scale: float
         factor, unit = 0.001, "ng/mL"
     second = _band(course.second / factor)
     _draw_band(axes, course.times_h * scale, second, course.spread)
-    limits = []
-    for row in thresholds:
-        _draw_limit(axes, row.limit / factor, _limit_words(row))
-        limits.append(row.limit / factor)
-    reach = max([float(second.high.max()), *limits])
-    for target in (t for t in model.targets if t.metric == "second"):
-        _draw_target(axes, target, factor, reach * 1.15)
-    axes.set_ylim(0.0, reach * 1.15)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    names = {"effect_site": "effect site", "myelosuppression": "leucocytes", "metabolite": "metabolite"}
-    axes.set_ylabel(f"{names.get(model.second, 'INR')}" + ("" if unit == "INR" else f" ({unit})"))
+    limits = [row.limit / factor for row in thresholds]
+    reach = max([float(second.high.max()), *limits]) * 1.12
+    names = [_draw_limit(axes, row.limit / factor, _limit_words(row)) for row in thresholds]
+    names += [_draw_target(axes, t, factor, reach) for t in model.targets if t.metric == "second"]
+    axes.set_ylim(0.0, reach)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    _name_in_margin(axes, names, SECOND_IN)
+    outputs = {"effect_site": "effect site", "myelosuppression": "leucocytes", "metabolite": "metabolite"}
+    axes.set_ylabel(f"{outputs.get(model.second, 'INR')}" + ("" if unit == "INR" else f" ({unit})"))
     _plain(axes)
     axes.tick_params(labelbottom=False)
 
@@ -232,44 +240,66 @@ def _draw_band(axes: Axes, times: Floats, band: Band, spread: bool) -> None:
     axes.plot(times, band.median, color=BLUE, linewidth=2.0, zorder=4, label="typical patient")
 
 
-def _draw_limit(axes: Axes, limit: float, words: str) -> None:
+@dataclass(frozen=True)
+class _Name:
+    """What a line or a band is, to be said in the right margin beside it."""
+
+    at: float
+    words: str
+    color: str
+
+
+def _draw_limit(axes: Axes, limit: float, words: str) -> _Name:
     axes.axhline(limit, color=VERMILION, linestyle=(0, (6, 3)), linewidth=1.6, zorder=3)
-    axes.annotate(
-        words,
-        (0.995, limit),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color=VERMILION,
-        fontsize=9,
-        zorder=7,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75},
-    )
+    return _Name(limit, words, VERMILION)
 
 
-def _draw_target(axes: Axes, target: Target, factor: float, reach: float) -> None:
+def _draw_target(axes: Axes, target: Target, factor: float, reach: float) -> _Name:
     low = (target.low or 0.0) / factor
-    high = reach if target.high is None else target.high / factor
-    axes.axhspan(low, high, color=GREEN, alpha=0.10, linewidth=0, zorder=0)
-    what = "" if target.metric in ("concentration", "second") else f"{METRIC_WORDS[target.metric]} "
+    high = reach if target.high is None else min(target.high / factor, reach)
+    axes.axhspan(low, high, color=GREEN, alpha=0.12, linewidth=0, zorder=0)
+    what = {"trough": "trough ", "level_after": ""}.get(target.metric, "")
     checked = "" if target.status == "V" else f" ({STATUS_WORDS[target.status]})"
-    when = f", {target.when.split(';')[0].split(' (')[0]}" if target.when else ""
-    axes.annotate(
-        f"target: {what}{target.as_published.replace(' {INR}', '')}{when}{checked}",
-        (0.006, min(high, reach)),
-        xycoords=("axes fraction", "data"),
-        xytext=(2, -3),
-        textcoords="offset points",
-        ha="left",
-        va="top",
-        fontsize=8.5,
-        color="#00664A",
-        zorder=7,
-        clip_on=True,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75},
-    )
+    when = f"\n{target.when.split(';')[0].split(' (')[0]}" if target.when else ""
+    words = f"target: {what}{_without_unit_of_inr(target.as_published)}{checked}{when}"
+    return _Name(0.5 * (low + high), words, DARK_GREEN)
+
+
+def _name_in_margin(axes: Axes, names: list[_Name], height_in: float) -> None:
+    """Say what each line and band is, the highest first, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    logarithmic = axes.get_yscale() == "log"
+
+    def share(value: float) -> float:
+        if logarithmic:
+            value, bottom, top = (float(np.log(max(v, low))) for v in (value, low, high))
+        else:
+            bottom, top = low, high
+        return min(max((value - bottom) / (top - bottom), 0.0), 1.0)
+
+    ceiling = 1.05
+    for name in sorted(names, key=lambda n: -n.at):
+        at = share(name.at) if np.isfinite(name.at) else 1.0
+        tall = LABEL_INCHES * (name.words.count("\n") + 1) / height_in
+        middle = min(at, ceiling - tall / 2)
+        ceiling = middle - tall / 2 - 0.15 * LABEL_INCHES / height_in
+        axes.annotate(
+            name.words,
+            (1.0, at),
+            xycoords="axes fraction",
+            xytext=(1.025, middle),
+            textcoords="axes fraction",
+            ha="left",
+            va="center",
+            fontsize=8.5,
+            color=name.color,
+            arrowprops={"arrowstyle": "-", "color": name.color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
+            annotation_clip=False,
+        )
+
+
+def _without_unit_of_inr(words: str) -> str:
+    return words.replace(" {INR}", "")
 
 
 def _say(
@@ -283,7 +313,7 @@ def _say(
 def _limit_words(row: Threshold) -> str:
     checked = "" if row.status == "V" else f", {STATUS_WORDS[row.status]}"
     what = {"trough": "trough ", "level_after": f"{row.after_h:g} h after a dose "}.get(row.metric, "")
-    return f"{what}{row.as_published.replace(' {INR}', '')}: {row.severity_label}{checked}"
+    return f"{row.severity_label}: {what}{_without_unit_of_inr(row.as_published)}{checked}"
 
 
 def _spans_decades(model: DrugModel, level: Band) -> bool:
@@ -314,9 +344,8 @@ def _draw_doses(axes: Axes, model: DrugModel, scale: float, days: bool) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     steps = [1, 2, 5, 7, 10] if days else [1, 1.2, 2, 2.4, 4, 6, 8, 10]
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=steps))
-    axes.set_xlabel(
-        f"{'days' if days else 'hours'} since the first dose; {patient_in_words(model)}", fontsize=9
-    )
+    words = f"{'days' if days else 'hours'} since the first dose; {patient_in_words(model)}"
+    axes.set_xlabel(textwrap.fill(words, LABEL_COLUMNS), fontsize=9)
 
 
 def _plain(axes: Axes) -> None:
@@ -327,7 +356,7 @@ def _plain(axes: Axes) -> None:
 
 def _title(axes: Axes, model: DrugModel, course: UsualCourse) -> None:
     axes.set_title(f"{model.drug}: {model.model}", loc="left", fontsize=12, fontweight="bold", pad=36)
-    under = f"{readiness_of(model)}; typical patient at a usual dose\n{_exposure(model, course)}"
+    under = f"{readiness_of(model)}; typical patient at a usual dose\n{_exposure(model, course)}".rstrip()
     axes.annotate(
         under,
         (0.0, 1.0),
@@ -340,10 +369,12 @@ def _title(axes: Axes, model: DrugModel, course: UsualCourse) -> None:
 
 
 def _exposure(model: DrugModel, course: UsualCourse) -> str:
-    """Areas, which a curve does not show, beside their targets and alarms."""
+    """Areas, which a curve does not show, beside their targets and alarms; empty where the file has none."""
     patient = model.typical_patient
-    metrics = [*(t.metric for t in model.targets), *(t.metric for t in model.thresholds)]
-    metric = "auc_total" if "auc_total" in metrics and "auc24" not in metrics else "auc24"
+    told = [*(t.metric for t in model.targets), *(t.metric for t in model.thresholds)]
+    metric = next((name for name in told if name in ("auc24", "auc_total")), None)
+    if metric is None:
+        return ""
     begin, end = 0.0, float(course.times_h[-1])
     text = "AUC of the course"
     if metric == "auc24" and patient.doses > 1:
@@ -360,4 +391,5 @@ def _exposure(model: DrugModel, course: UsualCourse) -> str:
         figure = span(float(areas[0]), *(float(q) for q in np.quantile(areas, [0.05, 0.95])))
     rows = [f"target {t.as_published}" for t in model.targets if t.metric == metric]
     rows += [f"{t.severity_label} above {t.as_published}" for t in model.thresholds if t.metric == metric]
-    return f"{text}: {figure} mg*h/L" + (f" ({'; '.join(rows)})" if rows else "")
+    limits = f" ({'; '.join(rows)})" if rows else ""
+    return f"{text}: {figure} mg*h/L{limits}".replace("mg*h/L", "mg·h/L")

@@ -48,12 +48,22 @@ SECOND_WORDS = {
 def patient_in_words(model: DrugModel) -> str:
     """The usual dose and whom it is given, in words."""
     p = model.typical_patient
-    told = [f"{name} {_word(value)}" for name, value in p.covariates.items()]
+    told = [_told(name, value, model) for name, value in p.covariates.items()]
     told += [f"{gene} {diplotype}" for gene, diplotype in p.genotype.items()]
     amount = f"{p.amount_mg:g} mg" if p.amount_mg >= 0.1 else f"{1000 * p.amount_mg:g} ug"
     how = f"over {p.duration_h:g} h" if p.duration_h else ("as a bolus" if p.route == "iv" else "by mouth")
     times = f"every {p.every_h:g} h, {p.doses} times" if p.doses > 1 else "once"
     return f"{amount} {how} {times}; {', '.join(told) or 'no covariates'}"
+
+
+def _told(name: str, value: float | str | bool, model: DrugModel) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    if isinstance(value, str):
+        return f"{words} {value}"
+    unit = model.covariates[name].unit if name in model.covariates else ""
+    return f"{words} {value:.4g} {'years' if unit == 'a' else unit}".rstrip()
 
 
 def structure_in_words(model: DrugModel) -> str:

@@ -253,7 +253,7 @@ def _drug_row(model: DrugModel) -> DrugRow:
         analyte=model.analyte,
         covariates=tuple(model.covariates),
         signal=model.channel.signal if model.channel else "",
-        thresholds=tuple(f"{t.metric} above {t.limit:g} {t.unit} ({t.status})" for t in model.thresholds),
+        thresholds=tuple(f"{t.metric} above {t.as_published} ({t.status})" for t in model.thresholds),
         statuses=dict(sorted(statuses.items())),
         notes=model.notes,
     )
