@@ -150,7 +150,7 @@ def test_graph_agrees_with_the_closed_form_of_the_product(compartments: int) -> 
         Given(30, 300, INTO_DEPOT, 0, 12),
     ]
     times = START_H + np.array([0.2, 0.7, 1.0, 2.0, 5.0, 11.9, 13.0, 29.9, 30.2, 31.0, 41.0, 55.0, 300.0])
-    concentration, area = solve(course(compartments, given), np.zeros(6), times)
+    concentration, area, _ = solve(course(compartments, given), np.zeros(6), times)
     p = PARAMETERS
     flows = [(0, 1, p["absorption_rate"]), (1, -1, p["clearance"] / p["central_volume"])]
     if compartments == 2:
