@@ -11,7 +11,7 @@ check: setup    ## format, lint, types, direction of imports, generated files
 	@.ci/check
 bench: setup    ## every benchmark, each with its table
 	@.ci/bench $(ARGS)
-faults: setup   ## only the tests that kill, pause or fill something
-	@.ci/test -m faults $(ARGS)
+faults: setup   ## the fault matrix, each row with its result in build/faults.json
+	@.ci/faults $(ARGS)
 lock: setup     ## requirements.lock and the lock of Kafka's jars, anew
 	@.ci/lock

@@ -17,7 +17,7 @@ from scipy.stats import qmc
 
 SEED = 20260301
 LOG2_POINTS = 12
-COLUMNS = 9  # one to choose the part of the proposal, eight for the etas
+COLUMNS = 17  # one to choose the part of the proposal, sixteen for the etas
 TABLE = Path(__file__).parent.parent / "twinstate" / "assimilation" / "points.npy"
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import hashlib
+import re
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from aiokafka.partitioner import murmur2
+from numpy.typing import NDArray
 
-from streams.ports import RawRecord
+from streams.ports import UNREADABLE_HEADERS, RawRecord
 from streams.records import (
     SCHEMA,
     DosePayload,
@@ -60,6 +63,8 @@ _EARLIEST = dt.datetime(1900, 1, 1, tzinfo=dt.UTC)
 _LATEST = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 # Built once, as modules are loaded: msgspec crashes when two threads build the decoder of one type at the same time.
 _WIRE = msgspec.json.Decoder(WireRecord)
+# A device and its own count; the id is all that tells a frame sent again from a new one.
+_FRAME_ID = re.compile(r"^[!-~]+:[0-9]{1,18}$")
 _LONGEST_PLAN_H = 24.0 * 366 * 10
 
 
@@ -113,6 +118,11 @@ class Decoder:
         try:
             record = self._parse(raw)
             self._check_place(raw, record.patient)
+            if isinstance(record, WearableRecord) and not _FRAME_ID.match(record.id):
+                raise _Refused(
+                    "bad_frame",
+                    f"id is {record.id!r}; a frame's is device:sequence, such as watch-12:4711",
+                )
             if record.event_time < _EARLIEST:  # too far ahead of the broker's clock is `future`
                 raise _Refused(
                     "implausible", f"event_time is {record.event_time}, before 1900; check the sender's clock"
@@ -135,6 +145,11 @@ class Decoder:
         return Accepted(record.patient, entry, any(name == BACKFILL_HEADER for name, _ in raw.headers))
 
     def _parse(self, raw: RawRecord) -> WireRecord:
+        if raw.headers == UNREADABLE_HEADERS:
+            raise _Refused(
+                "bad_header",
+                "the name of a header is not UTF-8, so no header could be read; name it in UTF-8",
+            )
         if not raw.value:
             raise _Refused(
                 "empty", "the record has no body; send a JSON object, or cancel with cancelled: true"
@@ -198,7 +213,20 @@ class Decoder:
 
     def _facts(self, payload: PatientPayload) -> PatientFacts:
         values = {name: self._covariate(name, value) for name, value in sorted(payload.covariates.items())}
+        for gene, diplotype in payload.genotype.items():
+            self._check_diplotype(gene, diplotype)
         return PatientFacts(values, dict(sorted(payload.genotype.items())))
+
+    def _check_diplotype(self, symbol: str, diplotype: str) -> None:
+        """A gene nobody reads, or a diplotype nobody understands, must not pass as if it counted."""
+        place = f"payload.genotype.{symbol}"
+        gene = self._library.genes.get(symbol)
+        if gene is None:
+            known = ", ".join(self._library.genes)
+            raise _Refused("unknown_gene", f"{place}: no such gene; known are {known}")
+        if not gene.reads(diplotype):
+            words = " or ".join(gene.words) or "two star alleles with a slash, as *1/*3"
+            raise _Refused("wrong_schema", f"{place} is {diplotype!r}; {symbol} is written {words}")
 
     def _covariate(self, name: str, value: Quantity | str | bool | float) -> CovariateValue:
         place = f"payload.covariates.{name}"
@@ -293,34 +321,33 @@ class Decoder:
                 f"payload.signal {payload.signal!r} is not known; `twin signals` lists what can be sent",
             )
         to_canonical(0.0, payload.unit, signal.units, f"payload.unit ({signal.slug})")
-        factor = signal.units[payload.unit]
-        values = [None if v is None else v * factor for v in payload.values]
+        values = np.array(payload.values, dtype=np.float64) * signal.units[payload.unit]
         times = self._sample_times(payload, event_time)
-        return Frame(signal.slug, fold_frame(values, times, signal))
+        return Frame(signal.slug, fold_frame(values, times, signal), int(times.min()))
 
-    def _sample_times(self, payload: WearablePayload, event_time: int) -> list[int]:
+    def _sample_times(self, payload: WearablePayload, event_time: int) -> NDArray[np.int64]:
         n = len(payload.values)
         if payload.offsets_s is not None:
-            offsets = list(payload.offsets_s)
+            offsets = np.array(payload.offsets_s, dtype=np.float64)
             if len(offsets) != n:
                 raise _Refused("bad_frame", f"payload.offsets_s has {len(offsets)} entries for {n} values")
-            if max(offsets) != 0:
+            if offsets.max() != 0:
                 raise _Refused(
                     "bad_frame",
-                    f"the last of payload.offsets_s is {max(offsets):g}, not 0: event_time is that of the last sample",
+                    f"the last of payload.offsets_s is {offsets.max():g}, not 0: event_time is that of the last sample",
                 )
         elif payload.period_s is not None:
-            offsets = [-(n - 1 - i) * payload.period_s for i in range(n)]
+            offsets = np.arange(1 - n, 1, dtype=np.float64) * payload.period_s
         elif n == 1:
-            offsets = [0.0]
+            offsets = np.zeros(1)
         else:
             raise _Refused("bad_frame", f"{n} values need payload.period_s or payload.offsets_s")
-        if min(offsets) < -3600.0:
+        if offsets.min() < -3600.0:
             raise _Refused(
                 "bad_frame",
-                f"a sample lies {-min(offsets):.0f} s before event_time; a frame may reach back one hour at most",
+                f"a sample lies {-offsets.min():.0f} s before event_time; a frame may reach back one hour at most",
             )
-        return [event_time + round(offset * 1e9) for offset in offsets]
+        return event_time + np.rint(offsets * 1e9).astype(np.int64)
 
     def _drug(self, drug: str) -> DrugModel:
         model = self._library.drugs.get(drug)

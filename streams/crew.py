@@ -16,6 +16,7 @@ from streams.ports import Claim, StoreUnavailableError
 MOST_OWED = 2
 # A rebalance waits this long for the store's word on the instance id, then goes on.
 ASK_WITHIN_S = 2.0
+CANCEL_EVERY_S = 0.2
 
 log = structlog.get_logger()
 
@@ -188,9 +189,11 @@ class Crew:
         for partition in partitions:
             del self.processors[partition]
             self._positions.pop(partition, None)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again and again: a library that is cancelled as its answer arrives may swallow it, and the processor goes on.
+        while going := [task for task in tasks if not task.done()]:
+            for task in going:
+                task.cancel()
+            await asyncio.wait(going, timeout=CANCEL_EVERY_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

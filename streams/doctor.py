@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
@@ -47,7 +48,9 @@ def examine(settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
     topics = _topics(settings, findings)
     library = _library(settings, findings)
-    findings.append(_token(settings))
+    findings.append(_token("API token", settings.web.token_file))
+    if settings.intake.token_file is not None:
+        findings.append(_token("intake token", settings.intake.token_file))
     ends = None if topics is None else _broker(settings, topics, findings)
     redis = asyncio.run(_redis(settings))
     findings += redis
@@ -80,15 +83,14 @@ def _library(settings: Settings, findings: list[Finding]) -> Library | None:
     return library
 
 
-def _token(settings: Settings) -> Finding:
-    path = settings.web.token_file
+def _token(check: str, path: Path) -> Finding:
     if not path.exists():
-        return Finding("API token", True, f"{path} is made at the first twin serve")
+        return Finding(check, True, f"{path} is made at the first twin serve")
     try:
         load_token(path)
     except TokenError as error:
-        return Finding("API token", False, str(error))
-    return Finding("API token", True, f"{path}, readable by its owner only")
+        return Finding(check, False, str(error))
+    return Finding(check, True, f"{path}, readable by its owner only")
 
 
 def _broker(settings: Settings, topics: Topics, findings: list[Finding]) -> dict[int, int] | None:

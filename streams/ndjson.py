@@ -32,29 +32,46 @@ class _Key(msgspec.Struct):
     patient: str
 
 
-def read_lines(lines: Iterable[bytes], library: Library) -> Iterator[Line]:
-    """Check the lines of a file; empty ones are passed over.
+# Built once, as the module is loaded: see streams/codec.py.
+_KEY = msgspec.json.Decoder(_Key)
+
+
+class Checker:
+    """Checks single records as the worker would.
 
     What only the twin can judge (too late, a duplicate, from the future) is not checked.
+
+    Args:
+        library: Drugs, analytes, signals and covariates that can be named.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._decoder = Decoder(library, None, 1)
+
+    def check(self, number: int, body: bytes) -> Line:
+        """Check one record; `number` is its place among the others, from 1."""
+        patient = _patient(body)
+        raw = RawRecord(number, 0, None if patient is None else patient.encode(), body, ())
+        decoded = self._decoder.decode(raw)
+        return Line(number, body, patient, decoded if isinstance(decoded, Refusal) else None)
+
+
+def read_lines(lines: Iterable[bytes], library: Library) -> Iterator[Line]:
+    """Check the lines of a file; empty ones are passed over.
 
     Args:
         lines: With or without their ends.
         library: Drugs, analytes, signals and covariates that can be named.
     """
-    decoder = Decoder(library, None, 1)
-    key = msgspec.json.Decoder(_Key)
+    checker = Checker(library)
     for number, line in enumerate(lines, start=1):
         body = line.strip()
-        if not body:
-            continue
-        patient = _patient(key, body)
-        raw = RawRecord(number, 0, None if patient is None else patient.encode(), body, ())
-        decoded = decoder.decode(raw)
-        yield Line(number, body, patient, decoded if isinstance(decoded, Refusal) else None)
+        if body:
+            yield checker.check(number, body)
 
 
-def _patient(key: msgspec.json.Decoder[_Key], body: bytes) -> str | None:
+def _patient(body: bytes) -> str | None:
     try:
-        return key.decode(body).patient
+        return _KEY.decode(body).patient
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None

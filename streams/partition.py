@@ -274,6 +274,8 @@ class PartitionProcessor:
                 if self.owed:
                     self._log.warning("batch lost on the way", position=self._position)
                     await self._seek(self._position)
+                else:
+                    await self._look(pipeline, lease)
                 continue
             if batch is Call.RENEW:
                 return
@@ -288,6 +290,20 @@ class PartitionProcessor:
                 await self._seek(self._position)
                 continue
             await self._handle(pipeline, lease, batch)
+
+    async def _look(self, pipeline: Pipeline, lease: Lease) -> None:
+        """With nothing to do, see where the store stands.
+
+        One that lost its last seconds would show old twins until the next record comes, and an emptied one none.
+        """
+        stands = await self._patiently(lambda: self._store.whereabouts(lease), "looking where it stands")
+        if stands is None:
+            raise FencedError("another owner, or the store was set back")
+        if stands != self._position:
+            self._forget(pipeline)
+            self.status.rolled_back += 1
+            self._log.warning("store stands elsewhere", begin=self._position, store=stands)
+            await self._seek(stands)
 
     async def _handle(self, pipeline: Pipeline, lease: Lease, batch: Fetched) -> None:
         self.status.alive("updating")

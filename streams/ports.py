@@ -20,6 +20,13 @@ OutboxName = Literal["risk", "dead_letters"]
 OUTBOXES: tuple[OutboxName, ...] = ("risk", "dead_letters")
 
 
+# In place of a record's headers when a name among them is not UTF-8, which Kafka forbids and no broker checks: the
+# record is then refused, whoever reads it.
+UNREADABLE_HEADERS: tuple[tuple[str, bytes], ...] = (
+    ("twin-error-omitted", b"the sender's headers: a name is not UTF-8"),
+)
+
+
 class RawRecord(NamedTuple):
     """A record of the input topic as Kafka delivered it."""
 
@@ -204,6 +211,9 @@ class TwinStore(Protocol):
 
     async def owns(self, lease: Lease) -> bool:
         """Say whether nobody has acquired the partition since."""
+
+    async def whereabouts(self, lease: Lease) -> int | None:
+        """Give the store's position; None when another owner has acquired the partition."""
 
     async def pending(self, partition: int, outbox: OutboxName, count: int) -> list[OutboxEntry]:
         """Read the oldest `count` messages of an outbox."""

@@ -13,10 +13,15 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 from fastapi import FastAPI
 
+from streams.adapters.record_intake import RecordIntake
+from streams.adapters.topics import read_topics
+from streams.ndjson import Checker
 from streams.settings import Settings
 from streams.web.api import create_api
-from streams.web.token import load_token
+from streams.web.intake import Intake, Limits
+from streams.web.token import TokenError, load_token
 from streams.wiring import create_queries
+from twinstate.library import Library
 
 
 class ServeError(RuntimeError):
@@ -31,15 +36,22 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
         clock: Wall clock, UTC ns.
 
     Raises:
-        TokenError: The token's file cannot be trusted.
+        TokenError: A token's file cannot be trusted, or both are one.
         LibraryError: A file below `config/` breaks a rule.
         TopicError: `config/topics.yaml` breaks a rule.
     """
     token = load_token(settings.web.token_file)
+    writing = None if settings.intake.token_file is None else load_token(settings.intake.token_file)
+    if writing == token:
+        raise TokenError(
+            f"{settings.intake.token_file}: is the token that reads; set intake.token_file to a file of its own"
+        )
     queries, reader = create_queries(settings, clock)
+    intake = None if writing is None else _intake(settings, queries.rules.library, writing)
     app = create_api(
         queries,
         token,
+        intake,
         open_metrics=is_loopback(settings.web.host),
         answer_within_s=settings.web.answer_timeout_seconds,
     )
@@ -47,10 +59,24 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if intake is not None:
+            await intake.close()
         await reader.close()
 
     app.router.lifespan_context = lifespan
     return app
+
+
+def _intake(settings: Settings, library: Library, token: str) -> Intake:
+    chosen = settings.intake
+    sink = RecordIntake(
+        settings.kafka.connection(),
+        read_topics(settings.paths.topics).names.records,
+        most_waiting=chosen.waiting_max_records,
+        within_s=chosen.acknowledge_within_seconds,
+    )
+    limits = Limits(chosen.batch_max_records, chosen.batch_max_bytes)
+    return Intake(Checker(library), sink, limits, token)
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:

@@ -156,6 +156,24 @@ class WebSettings(_Section):
     answer_timeout_seconds: float = Field(gt=0)
 
 
+class IntakeSettings(_Section):
+    """Whether the API takes records, and how much at once."""
+
+    token_file: Path | None
+    batch_max_records: int = Field(ge=1)
+    batch_max_bytes: int = Field(ge=64 * 1024)  # one record of the largest size must fit
+    waiting_max_records: int = Field(ge=1, le=50_000)  # librdkafka's own queue holds 100,000
+    acknowledge_within_seconds: float = Field(ge=1, le=300)
+
+    @model_validator(mode="after")
+    def _admits_a_batch(self) -> Self:
+        if self.waiting_max_records < self.batch_max_records:
+            raise ValueError(
+                "waiting_max_records must be at least batch_max_records, or a full batch would never be taken"
+            )
+        return self
+
+
 class TickSettings(_Section):
     """When time passes for patients of whom nobody sends."""
 
@@ -186,6 +204,7 @@ class Settings(BaseSettings):
     redis: RedisSettings
     worker: WorkerSettings
     web: WebSettings
+    intake: IntakeSettings
     ticks: TickSettings
     paths: PathSettings
 

@@ -36,6 +36,7 @@ from streams.crew import Crew
 from streams.partition import Backoff, InstanceTakenError, LogLostError, PartitionProcessor
 from streams.ports import PipelineFactory, StoreRefusedError, StoreUnavailableError
 from streams.settings import Settings
+from twinstate.twin import FORMAT
 
 LOOK_EVERY_S = 1.0
 ENDS_EVERY_S = 5.0
@@ -179,6 +180,7 @@ def _consumer_options(settings: Settings, topics: Topics) -> ConsumerOptions:
     kafka = settings.kafka
     return ConsumerOptions(
         arguments=kafka.python_connection(),
+        connection=kafka.connection(),
         topic=topics.names.records,
         group=kafka.group,
         instance=kafka.instance_id,
@@ -226,9 +228,22 @@ async def _wait_for_servers(settings: Settings, topics: Topics, store: RedisStor
 
     async def redis() -> None:
         await store.check()
+        await _check_state_format(store, topics.partitions)
         await store.claim_instance(settings.kafka.instance_id, owner)
 
     await asyncio.gather(_until_there("Kafka", kafka), _until_there("Redis", redis))
+
+
+async def _check_state_format(store: RedisStore, partitions: int) -> None:
+    """See before anything is acquired that the stored twins can be read."""
+    for partition in range(partitions):
+        other = [number for number in await store.twin_formats(partition) if number != FORMAT]
+        if other:
+            raise RefusedError(
+                f"partition {partition} holds twins of state format {', '.join(map(str, other))}, this code reads "
+                f"{FORMAT}: run the version that made them, or derive them again from the log: "
+                f"twin rebuild --partition {partition}"
+            )
 
 
 def _missing_topics(connection: Mapping[str, str], topics: Topics) -> list[str]:

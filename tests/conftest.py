@@ -7,9 +7,32 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.faults_report import FaultRows
+
 # The same examples in every run: a red test must stay red until its cause is gone. A first call compiles a kernel.
 settings.register_profile("project", derandomize=True, deadline=None)
 settings.load_profile("project")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make faults` asks for."""
+    parser.addoption(
+        "--rows", action="store_true", help="only the rows of the fault matrix; results in build/faults.json"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect the rows' results where they are asked for; in one process, as they are one file."""
+    if config.getoption("--rows"):
+        config.pluginmanager.register(FaultRows(), "fault-rows")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long rows to `make faults`."""
+    if config.getoption("--rows"):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,14 @@ Rows of `config/signals.yaml`, checked, with every unit's factor to the canonica
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+# Two star alleles, each with copies (*2x2) and tandems (*36+*10), as CPIC writes them.
+_STAR_PAIR = re.compile(
+    r"\*[0-9]+[A-Z]*(x[0-9]+)?(\+\*[0-9]+[A-Z]*)?/\*[0-9]+[A-Z]*(x[0-9]+)?(\+\*[0-9]+[A-Z]*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class Provenance:
 
     Attributes:
         status: V read in the named source; R recalled from professional knowledge; C computed from V values;
-            A assumed here, for a stated reason.
+            A assumed here, for a stated reason; U unknown.
         source: Citation.
     """
 
@@ -50,6 +56,7 @@ class Signal:
         usual: Outside it a sample is kept and marked; None where nothing is known.
         keep_h: How long windows count, h.
         device_sd: Published spread of one reading against a reference device, in `unit`; None where unknown.
+        still_minutes: How long a working device may give one and the same value.
         provenance: Of `codes`, `bounds` and `noise`.
     """
 
@@ -64,6 +71,7 @@ class Signal:
     keep_h: float
     device_sd: float | None
     provenance: Mapping[str, Provenance]
+    still_minutes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class Analyte:
         reject: Outside it a result is refused.
         usual: Outside it a result is kept and marked; None where nothing is known.
         covariate: The covariate this result updates, in the same canonical unit; None for most.
+        reported: The unit people read it in, one of `units`.
         provenance: Of `codes` and `bounds`.
     """
 
@@ -90,7 +99,31 @@ class Analyte:
     reject: Bounds
     usual: Bounds | None
     covariate: str | None
+    reported: str
     provenance: Mapping[str, Provenance]
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One gene whose diplotype a `patient` record may tell.
+
+    Attributes:
+        symbol: Name on the wire.
+        meaning: What it changes, for people.
+        words: All diplotypes there are; empty where they are pairs of star alleles.
+        provenance: Of the nomenclature.
+    """
+
+    symbol: str
+    meaning: str
+    words: tuple[str, ...]
+    provenance: Provenance
+
+    def reads(self, diplotype: str) -> bool:
+        """Whether this is a diplotype as the gene's nomenclature writes one."""
+        if self.words:
+            return diplotype in self.words
+        return _STAR_PAIR.fullmatch(diplotype) is not None
 
 
 @dataclass(frozen=True)

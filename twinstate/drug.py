@@ -17,10 +17,72 @@ from twinstate.catalogue import Bounds, Covariate, Provenance
 
 
 class Residual(NamedTuple):
-    """Spread of a level around the model: SD^2 = (proportional * level)^2 + additive_mg_L^2."""
+    """Spread of a level around its prediction.
+
+    Attributes:
+        proportional: SD as a share of the prediction; of the natural logarithm where `logarithmic`.
+        additive: SD in the level's unit: SD^2 = (proportional * prediction)^2 + additive^2.
+        logarithmic: Whether the logarithm of the level is normal round that of the prediction.
+    """
 
     proportional: float
-    additive_mg_L: float
+    additive: float = 0.0
+    logarithmic: bool = False
+
+
+class Variation(NamedTuple):
+    """How one structural parameter changes within a patient.
+
+    Attributes:
+        parameter: Its position in `course.STRUCTURAL_PARAMETERS`.
+        occasion_sd: SD of its logarithm between occasions; 0 when it does not vary so.
+        drift_sd: SD of its logarithm's random walk after one day: the values held possible, equally likely at
+            first; empty when it does not drift.
+    """
+
+    parameter: int
+    occasion_sd: float
+    drift_sd: tuple[float, ...]
+
+
+class Observed(NamedTuple):
+    """A laboratory test that reads one of a model's outputs.
+
+    Attributes:
+        analyte: Slug.
+        output: `concentration` or `second`.
+        residual: Of the test round that output.
+    """
+
+    analyte: str
+    output: str
+    residual: Residual
+
+
+class TypicalPatient(NamedTuple):
+    """A patient at a usual dose, to simulate and to draw.
+
+    Attributes:
+        covariates: Canonical units.
+        genotype: Diplotype by gene.
+        amount_mg: Of one dose.
+        route: `iv` or `oral`.
+        duration_h: Of one infusion; 0 is a bolus.
+        every_h: Between doses.
+        doses: How many.
+        show_h: How long is simulated.
+        reason: Why this dose.
+    """
+
+    covariates: Mapping[str, float | str | bool]
+    genotype: Mapping[str, str]
+    amount_mg: float
+    route: str
+    duration_h: float
+    every_h: float
+    doses: int
+    show_h: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -88,11 +150,12 @@ class LinearCentred:
 
 @dataclass(frozen=True)
 class LinearSum:
-    """Add slope * x, x kept within `within`; slope in the parameter's unit per unit of x."""
+    """Add slope * (x - reference), x kept within `within`; slope in the parameter's unit per unit of x."""
 
     covariate: str
     slope: float
     within: Bounds
+    reference: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,13 +168,22 @@ class Piecewise:
 
 @dataclass(frozen=True)
 class Genotype:
-    """Multiply by the factor of this gene's diplotype."""
+    """Multiply by the factor of this gene's diplotype; by `not_told` where nobody told it, if the model has that."""
 
     gene: str
     factors: Mapping[str, float]
+    not_told: float | None = None
 
 
-Effect = Instead | Factor | Power | Exponential | LinearCentred | LinearSum | Piecewise | Genotype
+@dataclass(frozen=True)
+class AlleleSum:
+    """The typical value is the sum of what the two alleles of this gene contribute."""
+
+    gene: str
+    alleles: Mapping[str, float]
+
+
+Effect = Instead | Factor | Power | Exponential | LinearCentred | LinearSum | Piecewise | Genotype | AlleleSum
 
 
 @dataclass(frozen=True)
@@ -173,15 +245,20 @@ class Threshold:
 
     Attributes:
         name: Unique within the drug.
-        metric: `concentration` (peak ahead), `auc24` (highest 24 h ahead) or `effect_rise` (of the channel).
+        metric: `concentration` (peak ahead), `trough` (highest level just before a dose to come), `level_after`
+            (highest level from `after_h` after a dose on, up to the next), `auc24` (highest 24 h ahead), `auc_total`
+            (from the first dose to the horizon), `second` (highest second output ahead) or `effect_rise` (of the
+            channel).
         limit: Crossed above this, in `unit`.
-        unit: mg/L, mg*h/L, or the channel's unit.
+        unit: mg/L, mg*h/L, the second output's or the channel's unit.
         horizon_h: How far ahead is looked, h.
         harm: What is feared, for people.
         severity_label: The source's word for it: `warn` or `alarm`.
         status: How far the source was checked (see `Provenance`).
         source: Citation.
         version: Part of every episode's identity: raise it whenever the row changes.
+        after_h: h after the start of a dose, of `level_after`.
+        as_published: The limit in the source's unit.
     """
 
     name: str
@@ -194,6 +271,33 @@ class Threshold:
     status: str
     source: str
     version: str
+    after_h: float = 0.0
+    as_published: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A range to aim at, for people; nothing is decided by it.
+
+    Attributes:
+        metric: As in `Threshold`.
+        low: In `unit`; None where there is none.
+        high: In `unit`; None where there is none.
+        unit: Canonical.
+        as_published: The range in the source's unit.
+        when: For whom, or during what.
+        status: How far the source was checked.
+        source: Citation.
+    """
+
+    metric: str
+    low: float | None
+    high: float | None
+    unit: str
+    as_published: str
+    when: str
+    status: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -261,24 +365,38 @@ class DrugModel:
         transcription: Where its numbers were read.
         population: Who was studied.
         notes: What a user must know, one sentence each.
-        analyte: The level this model predicts.
+        analyte: The laboratory test this model is corrected by.
+        observes: Which output that test reads: `concentration` or `second`.
+        also_observed: Further tests, of the other output.
         routes: `iv`, `oral`, or both.
-        compartments: 1 or 2.
-        oral_kind: `first_order`, `zero_order` or `none`.
+        compartments: 1, 2 or 3.
+        oral_kind: `first_order` (depot), `zero_order`, `parallel` (both at once), `transit` (chain without a depot),
+            `at_once` or `none`.
+        elimination: `linear`, `saturable` or `mixed`.
+        transits: Transit compartments of an oral dose.
+        second: What the second output is (`metabolite`, `effect_site`, `coagulation_product`, `coagulation_mean`,
+            `myelosuppression`); empty where there is none.
+        second_unit: Its unit.
+        chains: Compartments of the response's first and second chain; 0 without one.
         parameters: By name, those of `STRUCTURAL_PARAMETERS` the model has; `elimination_rate` may stand in for
             `central_volume` (which then is clearance / elimination_rate and shares clearance's variability).
         etas: Names of the parameters that vary between patients, in the order of `omega`.
         omega: Between-subject covariance of the log-parameters, shape (eta, eta).
-        eta_index: Which eta moves each structural parameter, shape (8,), int64; -1 where none does.
-        residual: Of a level.
+        eta_index: Which eta moves each structural parameter, shape (parameters,), int64; -1 where none does.
+        residual: Of `analyte`; all nought where it is unknown, and then `unknown` says so.
+        variation: What changes within a patient, from occasion to occasion or as a random walk; None for nothing.
+        unknown: What must be known before a level may correct this model, one sentence each; empty for most.
         creatinine_clearance: The paper's rule, None when the model does not ask for it.
         defaults: Covariates the file declares for patients of whom nothing was told; empty for most.
         covariates: Catalogue rows of everything the model may read.
         domain: Whom it was built on.
+        targets: Ranges to aim at.
         thresholds: Toxicity alarms.
         channel: Effect on a wearable signal, or None.
         keep_h: How long a dose or a level counts, h.
         stale_after_h: Without a dose or level for this long the twin is stale, h.
+        typical_patient: Someone at a usual dose.
+        checks: The figures the file was checked against on load, one sentence a case.
         provenance: Of every number, by its key in the file.
     """
 
@@ -291,20 +409,37 @@ class DrugModel:
     population: str
     notes: tuple[str, ...]
     analyte: str
+    observes: str
+    also_observed: tuple[Observed, ...]
     routes: tuple[str, ...]
     compartments: int
     oral_kind: str
+    elimination: str
+    transits: int
+    second: str
+    second_unit: str
+    chains: tuple[int, int]
     parameters: Mapping[str, Parameter]
     etas: tuple[str, ...]
     omega: NDArray[np.float64]
     eta_index: NDArray[np.int64]
     residual: Residual
+    variation: Variation | None
+    unknown: tuple[str, ...]
     creatinine_clearance: CreatinineClearance | None
     defaults: Mapping[str, float | str | bool]
     covariates: Mapping[str, Covariate]
     domain: Domain
+    targets: tuple[Target, ...]
     thresholds: tuple[Threshold, ...]
     channel: Channel | None
     keep_h: float
     stale_after_h: float
+    typical_patient: TypicalPatient
+    checks: tuple[str, ...]
     provenance: Mapping[str, Provenance]
+
+    @property
+    def estimates(self) -> bool:
+        """Whether a level may correct it; otherwise it is simulated as published, and says what is unknown."""
+        return not self.unknown

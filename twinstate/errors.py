@@ -4,6 +4,7 @@ TwinError
 ├── LibraryError       a drug or signal file breaks a rule of form or meaning
 ├── UnitError          a unit the analyte's allow-list does not have
 ├── CovariateError     a model needs a covariate nobody has sent
+│   └── ModelError     a model lacks a value of its own, so nothing can be estimated with it
 └── MathsError         a deterministic failure of the arithmetic: the twin is quarantined
 """
 
@@ -24,6 +25,10 @@ class UnitError(TwinError):
 
 class CovariateError(TwinError):
     """The model needs a covariate that no accepted record has given."""
+
+
+class ModelError(CovariateError):
+    """A value of the model itself is unknown: its twins stay pending until its file has one."""
 
 
 class MathsError(TwinError):

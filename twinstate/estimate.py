@@ -9,6 +9,7 @@ import numpy as np
 
 from twinstate.assimilation.channel_forecast import rise_quantiles
 from twinstate.assimilation.channel_model import BASELINE, EFFECT
+from twinstate.assimilation.posterior import carry_forward
 from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.assimilation.windows import WINDOW_NS
 from twinstate.drug import DrugModel
@@ -24,7 +25,6 @@ from twinstate.outlook import (
     fit_levels,
     levels_disagree,
     look_ahead,
-    residual_of,
 )
 from twinstate.pk.course import STRUCTURAL_UNITS
 from twinstate.pk.propagate import solve_points
@@ -40,6 +40,8 @@ from twinstate.risk.assess import (
 from twinstate.therapy import Therapy, content_key, therapy_at
 from twinstate.types import hours
 
+# A level with this probability of being wrong altogether is named, so that somebody repeats it.
+DOUBTFUL = 0.2
 NORMAL_95 = 1.6448536269514722  # standard normal quantile at 0.95
 
 
@@ -69,6 +71,20 @@ class LevelCheck(msgspec.Struct, frozen=True, array_like=True):
     population: Interval
 
 
+class LevelDoubt(msgspec.Struct, frozen=True, array_like=True):
+    """A level that neither the model nor the patient's other levels explain well.
+
+    Attributes:
+        source: Of the lab record.
+        id: Of the lab record.
+        probability: That the level is wrong altogether (from the line, of another time or patient, a slip of a digit).
+    """
+
+    source: str
+    id: str
+    probability: float
+
+
 class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
     """The wearable signal that the drug's model explains, at the watermark; values in `unit`.
 
@@ -80,6 +96,7 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
         rise_ahead: Highest rise by the drug within the forecast's horizon.
         windows: Windows by verdict: taken, softened, rejected, unusable.
         last_window: End of the last window that counts, UTC ns; 0 without one.
+        distrusted: Devices that may no longer move the effect, each `name:jump` or `name:drift`.
     """
 
     signal: str
@@ -89,6 +106,7 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
     rise_ahead: Interval
     windows: tuple[int, int, int, int]
     last_window: int
+    distrusted: tuple[str, ...] = ()
 
 
 class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
@@ -105,7 +123,7 @@ class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
         last_input: Event time of the last dose or level, UTC ns; 0 without one.
         status: How the fit ended.
         effective_size: Of the refined posterior's points.
-        eta_names: Random effects, order of the two fields below.
+        eta_names: Random effects of the patient, order of the two fields below.
         eta_mean: Posterior mean of eta.
         eta_covariance: Posterior covariance of eta, row by row.
         parameters: Structural parameters.
@@ -119,6 +137,7 @@ class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
         checks: Every level that counts, with its forecast.
         flags: Data-quality flags.
         channel: The signal the model explains; None when it explains none.
+        doubts: Levels that may be wrong altogether, the first drawn first: repeat them.
     """
 
     drug: str
@@ -145,6 +164,7 @@ class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
     checks: tuple[LevelCheck, ...] = ()
     flags: tuple[str, ...] = ()
     channel: ChannelEstimate | None = None
+    doubts: tuple[LevelDoubt, ...] = ()
 
 
 def horizon_of(model: DrugModel) -> float:
@@ -174,7 +194,7 @@ def estimate_drug(
         return DrugEstimate(model.drug, model.model, model.digest, "pending", (str(missing),), as_of)
     outlook = look_ahead(therapy, memo, horizon_of(model), heard)
     horizon = horizon_of(model)
-    weights = outlook.fit.cloud.weights
+    weights = outlook.cloud.weights
     day = round(LOOK_BACK_H / STEP_H)
     last_day = outlook.auc[:, outlook.now] - outlook.auc[:, outlook.grid[0]]
     return DrugEstimate(
@@ -186,11 +206,14 @@ def estimate_drug(
         as_of=as_of,
         levels=len(therapy.lab_entries),
         last_input=_last_input(entries, model, as_of),
-        status=outlook.fit.gaussian.status,
-        effective_size=outlook.fit.cloud.effective_size,
+        status=outlook.fit.status,
+        effective_size=outlook.cloud.effective_size,
         eta_names=tuple(model.etas),
-        eta_mean=tuple(outlook.fit.cloud.mean.tolist()),
-        eta_covariance=tuple(tuple(row) for row in outlook.fit.cloud.covariance.tolist()),
+        eta_mean=tuple(outlook.cloud.mean[: len(model.etas)].tolist()),
+        eta_covariance=tuple(
+            tuple(row[: len(model.etas)]) for row in outlook.cloud.covariance[: len(model.etas)].tolist()
+        ),
+        doubts=_doubts(outlook),
         parameters=_parameters(outlook),
         concentration=interval(outlook.concentration[:, outlook.grid[day]], weights),
         auc24=interval(last_day, weights),
@@ -204,13 +227,22 @@ def estimate_drug(
             for entry in therapy.lab_entries
             if (check := check_level(entries, entry, model, library, memo)) is not None
         ),
-        flags=(*therapy.flags, *(("levels_disagree",) if levels_disagree(outlook) else ())),
+        flags=(
+            *therapy.flags,
+            *(("levels_disagree",) if levels_disagree(outlook) else ()),
+            *(("device_distrusted",) if outlook.channel is not None and outlook.channel.distrusted else ()),
+            *(("level_doubtful",) if _doubts(outlook) else ()),
+        ),
         channel=_channel(outlook, horizon),
     )
 
 
 def assumption(therapy: Therapy) -> str:
     """What a forecast takes for granted, in one sentence."""
+    return "; ".join((_plan_assumed(therapy), *therapy.model.unknown))
+
+
+def _plan_assumed(therapy: Therapy) -> str:
     if not therapy.has_plan:
         return "no regimen is known: no further doses are assumed"
     if not therapy.planned:
@@ -236,12 +268,13 @@ def check_level(
         return None
     levels = int(np.searchsorted(before.labs.time_h, hours(entry.event_time), side="left"))
     at = np.array([hours(entry.event_time)], dtype=np.float64)
-    residual = residual_of(model)
 
     def forecast(count: int) -> Interval:
-        cloud = fit_levels(before, count, memo).cloud
-        concentration, _, _ = solve_points(before.given, cloud.points, at)
-        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
+        fit = fit_levels(before, count, memo)
+        course, cloud = carry_forward(fit, before.given, model.variation, float(at[0]))
+        concentration, _, second = solve_points(course, cloud.points, at)
+        measured = second if model.observes == "second" else concentration
+        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, model.residual, QUANTILES)
         return Interval(*(float(q) for q in quantiles))
 
     def compute() -> LevelCheck:
@@ -261,17 +294,31 @@ def check_level(
 
 
 def _parameters(outlook: Outlook) -> tuple[ParameterEstimate, ...]:
-    course = outlook.therapy.given
-    weights = outlook.fit.cloud.weights
+    course = outlook.course
+    weights = outlook.cloud.weights
     found = []
     for i, (name, unit) in enumerate(STRUCTURAL_UNITS.items()):
         typical = float(np.exp(course.log_typical[-1, i]))
         eta = int(course.eta_index[i])
         if eta < 0:
             continue
-        values = np.exp(course.log_typical[-1, i] + outlook.fit.cloud.points[:, eta])
+        log_values = course.log_typical[-1, i] + outlook.cloud.points[:, eta]
+        occasion = int(course.occasion_index[-1, i])
+        if occasion >= 0:
+            log_values = log_values + outlook.cloud.points[:, occasion]
+        values = np.exp(log_values)
         found.append(ParameterEstimate(name, unit, interval(values, weights), typical))
     return tuple(found)
+
+
+def _doubts(outlook: Outlook) -> tuple[LevelDoubt, ...]:
+    return tuple(
+        LevelDoubt(entry.source, entry.id, probability)
+        for entry, probability in zip(
+            outlook.therapy.lab_entries, outlook.fit.cloud.doubt.tolist(), strict=True
+        )
+        if probability >= DOUBTFUL
+    )
 
 
 def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
@@ -285,7 +332,7 @@ def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
         reach = NORMAL_95 * float(np.sqrt(covariance[position, position]))
         return Interval(mean, mean - reach, mean + reach)
 
-    cloud = outlook.fit.cloud
+    cloud = outlook.cloud
     peak = peak_concentration(outlook, horizon_h)
     rise = rise_quantiles(state, channel.ec50_mg_L, peak, cloud.weights, QUANTILES)
     return ChannelEstimate(
@@ -296,6 +343,7 @@ def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
         rise_ahead=Interval(*(float(q) for q in rise)),
         windows=state.counts,
         last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,
+        distrusted=state.distrusted,
     )
 
 

@@ -77,6 +77,7 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
         squares: Sum of squared steps.
         histogram: (bin, count) pairs, bins ascending.
         artefacts: Samples outside the reject bounds.
+        missing: Samples the device could not read (null on the wire).
     """
 
     index: int
@@ -85,13 +86,26 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
     squares: int
     histogram: tuple[tuple[int, int], ...]
     artefacts: int
+    missing: int = 0
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True, tag="wearable"):
-    """One frame of wearable samples, already folded into the windows it touches."""
+    """One frame of wearable samples, already folded into the windows it touches.
+
+    Attributes:
+        signal: Slug.
+        windows: One for each window touched, ascending.
+        first: Time of its earliest sample, UTC ns; its last is at the record's event time.
+    """
 
     signal: str
     windows: tuple[Window, ...]
+    first: int = 0
+
+
+def device_of(frame_id: str) -> str:
+    """The device of a frame: its id is `device:sequence`."""
+    return frame_id.rpartition(":")[0]
 
 
 class Tick(msgspec.Struct, frozen=True, array_like=True, tag="tick"):

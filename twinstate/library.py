@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from twinstate.catalogue import Analyte, Covariate, Signal
+from twinstate.catalogue import Analyte, Covariate, Gene, Signal
 from twinstate.drug import DrugModel
 from twinstate.errors import LibraryError
 from twinstate.policy import Policy
@@ -71,6 +71,7 @@ class Library:
         signals: Wearable signals by slug.
         analytes: Laboratory tests by slug.
         covariates: What a patient record may tell, by slug.
+        genes: Genes whose diplotype it may tell, by symbol.
         policy: Limits every drug shares.
         fingerprint: SHA-256 (hex) over the content of all files; comments and layout do not count.
     """
@@ -80,6 +81,7 @@ class Library:
     signals: Mapping[str, Signal]
     analytes: Mapping[str, Analyte]
     covariates: Mapping[str, Covariate]
+    genes: Mapping[str, Gene]
     policy: Policy
     fingerprint: str
 
@@ -157,12 +159,13 @@ def load_library(directory: Path) -> Library:
         signals=catalogue.signals,
         analytes=catalogue.analytes,
         covariates=catalogue.covariates,
+        genes=catalogue.genes,
         policy=_policy(str(directory / "risk.yaml"), risk_data),
         fingerprint=_fingerprint(contents),
     )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """YAML without surprises: a key written twice is refused instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -183,7 +186,7 @@ def _read_yaml(path: Path) -> object:
     except OSError as unreadable:
         raise LibraryError(f"{path}: cannot be read ({unreadable.strerror}); the library needs it") from None
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader underneath
+        return yaml.load(text, Loader=_Loader)  # a safe loader underneath, the one in C
     except yaml.YAMLError as wrong:
         raise LibraryError(f"{path}: is not YAML: {' '.join(str(wrong).split())}") from None
 
@@ -250,7 +253,7 @@ def _drug_row(model: DrugModel) -> DrugRow:
         analyte=model.analyte,
         covariates=tuple(model.covariates),
         signal=model.channel.signal if model.channel else "",
-        thresholds=tuple(f"{t.metric} above {t.limit:g} {t.unit} ({t.status})" for t in model.thresholds),
+        thresholds=tuple(f"{t.metric} above {t.as_published} ({t.status})" for t in model.thresholds),
         statuses=dict(sorted(statuses.items())),
         notes=model.notes,
     )

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
-from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
-from twinstate.assimilation.refine import Cloud, refine
+from twinstate.assimilation.posterior import Posterior, assimilate, carry_forward
+from twinstate.assimilation.readings import DeviceWindow
+from twinstate.assimilation.refine import Cloud
+from twinstate.catalogue import Signal
 from twinstate.drug import DrugModel
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.therapy import Therapy, before_last_level, content_key, with_planned
@@ -51,25 +52,16 @@ class Memo:
         return result
 
 
-class Fit(NamedTuple):
-    """Posterior of the log-parameters: the Gaussian of the iterated update, and its refined points."""
-
-    gaussian: Gaussian
-    cloud: Cloud
-
-
 class Heard(NamedTuple):
     """What was heard on the channel that a model explains.
 
     Attributes:
-        windows: Those that count, one for each index.
-        resolution: The signal's step, in its unit.
-        device_sd: Published SD of one sample, in the signal's unit; None where unknown.
+        windows: Those that count, one for each index and device.
+        signal: The channel's signal; None when the model explains none.
     """
 
-    windows: Sequence[Window]
-    resolution: float
-    device_sd: float | None
+    windows: Sequence[DeviceWindow]
+    signal: Signal | None
 
 
 class Outlook(NamedTuple):
@@ -77,21 +69,27 @@ class Outlook(NamedTuple):
 
     Attributes:
         therapy: What was known.
-        fit: Posterior that was simulated.
+        fit: What the levels say.
+        cloud: The points that were simulated: the fit's, with what its parameters may be by now.
+        course: The doses given and planned, with the occasions that the cloud's points speak of.
         times_h: Hours since 1970, ascending, shape (times,), from 24 h before to `horizon_h` after.
         grid: Positions in `times_h` of the half-hourly grid, shape (48 + 2 * horizon_h + 1,); entry 48 is now.
         concentration: mg/L, shape (points, times).
         auc: mg*h/L since the first dose, shape (points, times).
         channel: State of the channel that the model explains; None when it explains none.
+        second: The model's second output, in its unit, shape (points, times).
     """
 
     therapy: Therapy
-    fit: Fit
+    fit: Posterior
+    cloud: Cloud
+    course: Course
     times_h: Times
     grid: NDArray[np.int64]
     concentration: Trajectories
     auc: Trajectories
     channel: ChannelState | None
+    second: Trajectories
 
     @property
     def now(self) -> int:
@@ -105,15 +103,10 @@ def levels_disagree(outlook: Outlook) -> bool:
     The interval of such a posterior is far too narrow: a level may be wrong (drawn from the line, at another time, of
     another patient), or the model may not fit this patient.
     """
-    return len(outlook.therapy.lab_entries) > 0 and outlook.fit.cloud.effective_size < LEAST_EFFECTIVE_SIZE
+    return len(outlook.therapy.lab_entries) > 0 and outlook.cloud.effective_size < LEAST_EFFECTIVE_SIZE
 
 
-def residual_of(model: DrugModel) -> Residual:
-    """The model's residual error as the kernels take it."""
-    return Residual(model.residual.proportional, model.residual.additive_mg_L)
-
-
-def fit_levels(therapy: Therapy, levels: int, memo: Memo) -> Fit:
+def fit_levels(therapy: Therapy, levels: int, memo: Memo) -> Posterior:
     """Fit the first `levels` levels of a therapy, always from the prior.
 
     Raises:
@@ -122,15 +115,14 @@ def fit_levels(therapy: Therapy, levels: int, memo: Memo) -> Fit:
     model = therapy.model
     course, labs = before_last_level(therapy, levels)
 
-    def compute() -> Fit:
-        residual = residual_of(model)
-        gaussian = assimilate_record(course, labs, model.omega, residual)
-        cloud = refine(course, labs, model.omega, residual, gaussian)
+    def compute() -> Posterior:
+        posterior = assimilate(course, labs, model.omega, model.variation)
+        cloud = posterior.cloud
         if not (
             np.isfinite(cloud.mean).all() and np.isfinite(cloud.covariance).all() and cloud.effective_size > 0
         ):
             raise MathsError(f"the fit of {levels} levels to {model.model} is not finite")
-        return Fit(gaussian, cloud)
+        return posterior
 
     if levels == 0:  # the prior itself: no course, no level enters
         return memo.recall(f"prior {model.digest}".encode(), compute)
@@ -150,34 +142,70 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> 
         MathsError: A trajectory is not finite.
     """
     fit = fit_levels(therapy, len(therapy.labs.time_h), memo)
-    course = with_planned(therapy, therapy.as_of + int(horizon_h * NS_PER_HOUR))
     now = hours(therapy.as_of)
+    planned = with_planned(therapy, therapy.as_of + int(horizon_h * NS_PER_HOUR))
+    course, cloud = carry_forward(fit, planned, therapy.model.variation, now)
     steps = np.arange(-round(LOOK_BACK_H / STEP_H), round(horizon_h / STEP_H) + 1)
     grid_h = now + STEP_H * steps
     peaks = _ends_of_doses(course)
     peaks = peaks[(peaks > now) & (peaks < grid_h[-1])]
-    times_h = np.unique(np.concatenate([grid_h, peaks]))
-    concentration, auc, _ = solve_points(course, fit.cloud.points, times_h)
-    if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
+    asked = _asked(therapy.model, course, now, float(grid_h[-1]))
+    times_h = np.unique(np.concatenate([grid_h, peaks, asked]))
+    concentration, auc, second = solve_points(course, cloud.points, times_h)
+    if not (np.isfinite(concentration).all() and np.isfinite(auc).all() and np.isfinite(second).all()):
         raise MathsError(f"the simulated exposure of {therapy.model.model} is not finite")
     channel = _follow_channel(therapy, fit, heard)
-    return Outlook(therapy, fit, times_h, np.searchsorted(times_h, grid_h), concentration, auc, channel)
+    grid = np.searchsorted(times_h, grid_h)
+    return Outlook(therapy, fit, cloud, course, times_h, grid, concentration, auc, channel, second)
 
 
-def _follow_channel(therapy: Therapy, fit: Fit, heard: Heard) -> ChannelState | None:
+def dose_starts(course: Course, after_h: float, until_h: float) -> Times:
+    """When doses are given from `after_h` to `until_h` (hours since 1970), both included."""
+    starts = course.dose_time_h
+    return np.asarray(starts[(starts >= after_h) & (starts <= until_h)], dtype=np.float64)
+
+
+def followed(course: Course, delay_h: float, now_h: float, until_h: float) -> Times:
+    """From when on each dose has been followed for `delay_h`, in the time from now on; none once the next is given.
+
+    Args:
+        course: Doses given and planned.
+        delay_h: After the start of a dose, h.
+        now_h: Hours since 1970.
+        until_h: Hours since 1970.
+    """
+    starts = course.dose_time_h
+    begins = np.maximum(starts + delay_h, now_h)
+    ends = np.minimum(np.append(starts[1:], np.inf), until_h)
+    return np.asarray(begins[begins <= ends], dtype=np.float64)
+
+
+def _asked(model: DrugModel, course: Course, now_h: float, until_h: float) -> Times:
+    """Instants at which the model's thresholds want a level."""
+    asked: list[Times] = []
+    for threshold in model.thresholds:
+        if threshold.metric == "trough":
+            asked.append(dose_starts(course, now_h, until_h))
+        elif threshold.metric == "level_after":
+            asked.append(followed(course, threshold.after_h, now_h, until_h))
+    return np.concatenate(asked) if asked else np.empty(0)
+
+
+def _follow_channel(therapy: Therapy, fit: Posterior, heard: Heard) -> ChannelState | None:
     """The channel after the windows, under the uncertainty that the levels leave."""
     channel = therapy.model.channel
-    if channel is None:
+    if channel is None or heard.signal is None:
         return None
+    now = hours(therapy.as_of)
+    course, cloud = carry_forward(fit, therapy.given, therapy.model.variation, now)
     (state,) = assimilate_windows(
         heard.windows,
-        heard.resolution,
+        heard.signal,
         channel,
-        therapy.given,
-        fit.cloud.mean,
-        fit.cloud.covariance,
-        np.array([hours(therapy.as_of)], dtype=np.float64),
-        heard.device_sd,
+        course,
+        cloud.mean,
+        cloud.covariance,
+        np.array([now], dtype=np.float64),
     )
     return state
 

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinstate.assimilation.record import Labs
+from twinstate.assimilation.observation import Labs, first_levels, labs_under
 from twinstate.drug import DrugModel
-from twinstate.errors import CovariateError
+from twinstate.errors import CovariateError, ModelError
 from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
 from twinstate.library import Library
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course, Structure, no_occasions
+from twinstate.pk.course import Course, no_occasions
 from twinstate.population.covariates import doses_outside, newest, typical_log_parameters
+from twinstate.population.structure import route_of, structure_of
 from twinstate.timeline import LASTING_KINDS
 from twinstate.types import NS_PER_HOUR, hours
-
-ORAL_ROUTES = {"first_order": INTO_DEPOT, "zero_order": ZERO_ORDER_ORAL}
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,10 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
 
     Raises:
         CovariateError: No accepted record gives a covariate the model needs.
+        ModelError: How patients differ is unknown, so that there is nothing to estimate.
     """
+    if not model.etas:
+        raise ModelError("; ".join(model.unknown))
     oldest = as_of - int(model.keep_h * NS_PER_HOUR)
     counted = [e for e in until(entries, as_of) if e.event_time >= oldest or e.kind in LASTING_KINDS]
     doses = [(e, e.content) for e in counted if isinstance(e.content, Dose) and e.content.drug == model.drug]
@@ -100,6 +102,9 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
     usable = [(e, lab) for e, lab in levels if first_dose is not None and e.event_time > first_dose]
     if len(usable) < len(levels):
         flags.append("level_without_dose")
+    if usable and not model.estimates:
+        usable = []
+        flags.append("level_not_used")
     starts, log_typical, outside = _typical_over_time(counted, model, library)
     planned, has_plan, dropped = _plan(counted, model.drug, as_of)
     if dropped:
@@ -110,10 +115,12 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
         given=_course(model, starts, log_typical, given),
         planned=planned,
         has_plan=has_plan,
-        labs=Labs(
-            time_h=np.array([hours(e.event_time) for e, _ in usable], dtype=np.float64),
-            value_mg_L=np.array([lab.value for _, lab in usable], dtype=np.float64),
-            censored=np.array([int(lab.censored) for _, lab in usable], dtype=np.int64),
+        labs=labs_under(
+            model.residual,
+            np.array([hours(e.event_time) for e, _ in usable], dtype=np.float64),
+            np.array([lab.value for _, lab in usable], dtype=np.float64),
+            np.array([int(lab.censored) for _, lab in usable], dtype=np.int64),
+            second=int(model.observes == "second"),
         ),
         lab_entries=tuple(e for e, _ in usable),
         outside=outside
@@ -132,17 +139,14 @@ def with_planned(therapy: Therapy, until_ns: int) -> Course:
         dose_time_h=np.append(course.dose_time_h, [hours(max(p.due, therapy.as_of)) for p in ahead]),
         dose_mg=np.append(course.dose_mg, [p.amount_mg for p in ahead]),
         dose_duration_h=np.append(course.dose_duration_h, [p.duration_h for p in ahead]),
-        dose_route=np.append(course.dose_route, [_route(therapy.model, p.route) for p in ahead]),
+        dose_route=np.append(course.dose_route, [route_of(therapy.model, p.route) for p in ahead]),
         dose_interval_h=np.append(course.dose_interval_h, np.zeros(len(ahead))),
     )
 
 
 def before_last_level(therapy: Therapy, levels: int) -> tuple[Course, Labs]:
     """Only what the first `levels` levels can depend on: equal inputs give equal arrays, whatever came after."""
-    levels_before = therapy.labs
-    labs = Labs(
-        levels_before.time_h[:levels], levels_before.value_mg_L[:levels], levels_before.censored[:levels]
-    )
+    labs = first_levels(therapy.labs, levels)
     last = labs.time_h[-1] if levels else -np.inf
     course = therapy.given
     doses = int(np.searchsorted(course.dose_time_h, last, side="left"))
@@ -171,15 +175,11 @@ def content_key(model: DrugModel, course: Course, *arrays: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def _route(model: DrugModel, route: str) -> int:
-    return INTO_CENTRAL if route == "iv" else ORAL_ROUTES[model.oral_kind]
-
-
 def _course(
     model: DrugModel, starts: list[float], log_typical: list[np.ndarray], given: list[tuple[int, Dose]]
 ) -> Course:
     return Course(
-        structure=Structure(model.compartments),
+        structure=structure_of(model),
         segment_start_h=np.array(starts, dtype=np.float64),
         log_typical=np.array(log_typical, dtype=np.float64),
         # A copy: Numba would compile every kernel once more for an array that may not be written to.
@@ -188,7 +188,7 @@ def _course(
         dose_time_h=np.array([hours(t) for t, _ in given], dtype=np.float64),
         dose_mg=np.array([d.amount_mg for _, d in given], dtype=np.float64),
         dose_duration_h=np.array([d.duration_h for _, d in given], dtype=np.float64),
-        dose_route=np.array([_route(model, d.route) for _, d in given], dtype=np.int64),
+        dose_route=np.array([route_of(model, d.route) for _, d in given], dtype=np.int64),
         dose_interval_h=np.array([d.steady_state_interval_h for _, d in given], dtype=np.float64),
     )
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import bisect
 import enum
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from twinstate.assimilation.windows import add_window, remove_window
-from twinstate.history import Entry, Frame, Identity, Window
+from twinstate.assimilation.readings import DeviceWindow
+from twinstate.history import Entry, Frame, Identity, device_of
 from twinstate.library import Library
+from twinstate.telemetry import Telemetry
 from twinstate.types import NS_PER_HOUR, NS_PER_MINUTE
 
 
@@ -94,17 +96,6 @@ class Verdict(NamedTuple):
 LASTING_KINDS = ("patient", "regimen", "discharge")
 
 
-class WindowKey(NamedTuple):
-    """A window's share brought by frames whose event time lies in one UTC hour.
-
-    A frame counts from its own event time on, although its samples may fall in a window that ended before it; keeping
-    the shares apart by the hour's end keeps "what was known at 14:00" answerable for ever.
-    """
-
-    release: int  # end of the UTC hour that holds the frame's event time, ns
-    window: int  # number of the 5-minute window since 1970
-
-
 def hour_end(event_time: int) -> int:
     """End of the UTC hour that holds this event time; an event at a full hour belongs to the hour it ends."""
     return -(-event_time // NS_PER_HOUR) * NS_PER_HOUR
@@ -117,7 +108,7 @@ class Timeline:
     Attributes:
         entries: Winning records but frames, by identity, tombstones included.
         frames: Recent winning frames by identity, kept while a revision may still come.
-        windows: Folded samples by signal.
+        telemetry: Folded samples.
         watermark: UTC ns; None before the first record.
         highest: Last full hour (UTC ns) that the watermark has reached since the patient is known: what left memory
             then stays gone, also when the watermark falls. None while the twin is pending.
@@ -127,7 +118,7 @@ class Timeline:
 
     entries: dict[Identity, Entry] = field(default_factory=dict)
     frames: dict[Identity, Entry] = field(default_factory=dict)
-    windows: dict[str, dict[WindowKey, Window]] = field(default_factory=dict)
+    telemetry: Telemetry = field(default_factory=Telemetry)
     watermark: int | None = None
     highest: int | None = None
     gone_until: int | None = None
@@ -254,13 +245,12 @@ class Timeline:
         if self.watermark is None:
             return []
         times = {e.event_time for e in self.in_order()}
-        for shares in self.windows.values():
-            times.update(key.release for key in shares if key.release <= self.watermark)
+        times.update(release for release in self.telemetry.releases() if release <= self.watermark)
         closed = self.closed(rules)
         return sorted(t for t in times if closed is None or t >= closed)
 
-    def counted_windows(self, signal: str, as_of: int, keep: int, *, whole: bool) -> dict[int, Window]:
-        """The windows of a signal that count at a time, by window index, ascending.
+    def counted_windows(self, signal: str, as_of: int, keep: int, *, whole: bool) -> list[DeviceWindow]:
+        """The windows of a signal that count at a time, by window index, then device.
 
         Args:
             signal: Slug of the channel.
@@ -269,13 +259,23 @@ class Timeline:
             whole: True takes every frame accepted so far (the live estimate at the watermark), False only frames up to
                 the last full hour (evaluation points).
         """
-        merged: dict[int, Window] = {}
-        horizon = hour_end(as_of) if whole else as_of
-        for key, share in sorted(self.windows.get(signal, {}).items()):
-            if as_of - keep < key.release <= horizon:
-                known = merged.get(key.window)
-                merged[key.window] = share if known is None else add_window(known, share)
-        return dict(sorted(merged.items()))
+        return self.telemetry.heard(signal, as_of - keep, hour_end(as_of) if whole else as_of)
+
+    def frames_overlap(self, signal: str, as_of: int, keep: int) -> bool:
+        """Whether two frames of one device that count at a time tell of the same seconds: samples count twice then.
+
+        Args:
+            signal: Slug of the channel.
+            as_of: UTC ns.
+            keep: How far back they count, ns; not longer than frames are remembered.
+        """
+        spans: list[tuple[str, int, int]] = []
+        for frame in self.frames.values():
+            content = frame.content
+            if isinstance(content, Frame) and content.signal == signal and frame.event_time > as_of - keep:
+                spans.append((device_of(frame.id), content.first, frame.event_time))
+        spans.sort()
+        return any(one[0] == other[0] and other[1] <= one[2] for one, other in itertools.pairwise(spans))
 
     def _forget(self, rules: TimeRules) -> None:
         """Drop what has left memory; windows stay as long as an open evaluation point may look back at them."""
@@ -288,26 +288,19 @@ class Timeline:
                     self.gone_until = max(entry.event_time, self.gone_until or entry.event_time)
             if gone:
                 self._ordered = None
-        for signal, shares in self.windows.items():
-            oldest = self.highest - rules.revise - rules.keep_signal[signal]
-            for key in [k for k in shares if k.release < oldest]:
-                del shares[key]
+        for signal in list(self.telemetry.hours):
+            self.telemetry.forget(signal, self.highest - rules.revise - rules.keep_signal[signal])
 
     def _counting(self) -> Iterator[Entry]:
         for entries in (self.entries, self.frames):
             yield from (e for e in entries.values() if not e.cancelled)
 
     def _replace_frame(self, old: Entry | None, entry: Entry) -> None:
-        for frame_entry, change in ((old, remove_window), (entry, add_window)):
-            if frame_entry is None or not isinstance(frame_entry.content, Frame):
+        for frame, change in ((old, self.telemetry.remove), (entry, self.telemetry.add)):
+            if frame is None or not isinstance(frame.content, Frame):
                 continue
-            shares = self.windows.setdefault(frame_entry.content.signal, {})
-            for share in frame_entry.content.windows:
-                key = WindowKey(hour_end(frame_entry.event_time), share.index)
-                empty = Window(share.index, 0, 0, 0, (), 0)
-                shares[key] = change(shares.get(key, empty), share)
-                if shares[key] == empty:
-                    del shares[key]
+            for share in frame.content.windows:
+                change(frame.content.signal, device_of(frame.id), hour_end(frame.event_time), share)
         self.frames[entry.identity] = entry
 
 

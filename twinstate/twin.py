@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
+from twinstate.assimilation.readings import names_of, readings_of
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.estimate import DrugEstimate, estimate_drug, horizon_of
-from twinstate.history import Entry, Lab, Window
+from twinstate.history import Entry, Lab
 from twinstate.library import Library
 from twinstate.outlook import Heard, Memo, levels_disagree, look_ahead
 from twinstate.risk.assess import assess
@@ -29,11 +31,12 @@ from twinstate.risk.episodes import (
     announce,
     tell_story,
 )
+from twinstate.telemetry import Stored, Telemetry
 from twinstate.therapy import drugs_of, therapy_at, until
-from twinstate.timeline import Outcome, Timeline, TimeRules, Verdict, WindowKey, hour_end
+from twinstate.timeline import Outcome, Timeline, TimeRules, Verdict, hour_end
 from twinstate.types import NS_PER_HOUR
 
-FORMAT = 1
+FORMAT = 2
 
 
 class StandingEpisode(msgspec.Struct, frozen=True, array_like=True):
@@ -58,7 +61,7 @@ class TwinDocument(msgspec.Struct, frozen=True, array_like=True):
     reason: tuple[str, ...]
     watermark: int
     entries: tuple[Entry, ...]
-    windows: dict[str, tuple[tuple[int, Window], ...]]
+    windows: Stored
     estimates: tuple[DrugEstimate, ...]
     standing: tuple[StandingEpisode, ...]
     quality: tuple[str, ...]
@@ -173,11 +176,7 @@ class Twin:
             reason=reason,
             watermark=watermark,
             entries=tuple(sorted(timeline.entries.values(), key=lambda e: (e.place, e.cancelled))),
-            windows={
-                signal: tuple((key.release, share) for key, share in sorted(shares.items()))
-                for signal, shares in sorted(timeline.windows.items())
-                if shares
-            },
+            windows=timeline.telemetry.stored(),
             estimates=estimates,
             standing=tuple(
                 StandingEpisode(e.id, e.drug, e.threshold, e.severity, e.crossing)
@@ -275,11 +274,10 @@ class Twin:
 
     def _heard(self, model: DrugModel, library: Library, as_of: int, *, whole: bool) -> Heard:
         if model.channel is None:
-            return Heard((), 1.0, None)
+            return Heard((), None)
         signal = library.signals[model.channel.signal]
         keep = int(model.channel.keep_h * NS_PER_HOUR)
-        counted = self.timeline.counted_windows(signal.slug, as_of, keep, whole=whole)
-        return Heard(tuple(counted.values()), signal.resolution, signal.device_sd)
+        return Heard(self.timeline.counted_windows(signal.slug, as_of, keep, whole=whole), signal)
 
     def _state(self, estimates: tuple[DrugEstimate, ...], failure: str) -> tuple[str, tuple[str, ...]]:
         if failure:
@@ -299,10 +297,9 @@ class Twin:
         flags = {f"{e.drug}:{flag}" for e in estimates for flag in e.flags}
         modelled = {m.channel.signal for m in rules.library.drugs.values() if m.channel is not None}
         flags |= {
-            f"{signal}:unmodelled"
-            for signal, s in self.timeline.windows.items()
-            if s and signal not in modelled
+            f"{signal}:unmodelled" for signal in self.timeline.telemetry.hours if signal not in modelled
         }
+        flags |= self._devices_quality(rules)
         analytes = rules.library.analytes
         for entry in self.timeline.in_order():
             if isinstance(entry.content, Lab):
@@ -315,6 +312,34 @@ class Twin:
         ):
             flags.add("after_discharge")
         return tuple(sorted(flags))
+
+    def _devices_quality(self, rules: Rules) -> set[str]:
+        """What is odd about the devices of each signal: its marks in the last hour, and who else was heard.
+
+        An hour's frames are heard together, so that "the last hour" holds the one running and the one before it.
+        """
+        watermark = self.timeline.watermark
+        flags: set[str] = set()
+        if watermark is None:
+            return flags
+        until = hour_end(watermark)
+        for slug, devices in self.timeline.telemetry.hours.items():
+            signal = rules.library.signals[slug]
+            keep = rules.times.keep_signal[slug]
+            recent = self.timeline.telemetry.heard(slug, watermark - NS_PER_HOUR, until)
+            marks = np.bitwise_or.reduce(readings_of(recent, signal, 0.0).marks, initial=0)
+            flags |= {f"{slug}:{name}" for name in names_of(int(marks))}
+            counting = [
+                d for d, hours in devices.items() if any(watermark - keep < r <= until for r in hours)
+            ]
+            if len(counting) > 1:
+                flags.add(f"{slug}:several_devices")
+            indices = [one.window.index for one in recent]
+            if len(set(indices)) < len(indices):
+                flags.add(f"{slug}:devices_overlap")
+            if self.timeline.frames_overlap(slug, watermark, keep):
+                flags.add(f"{slug}:frames_overlap")
+        return flags
 
     def _absences(self) -> list[tuple[int, int | None]]:
         """Stretches from a discharge to the patient record that re-admits; None while the patient is away."""
@@ -380,10 +405,7 @@ def thaw(stored: StoredTwin, rules: Rules, memo: Memo | None = None) -> Twin:
     timeline = Timeline(
         entries={e.identity: e for e in document.entries},
         frames={e.identity: e for e in memory.frames},
-        windows={
-            signal: {WindowKey(release, share.index): share for release, share in shares}
-            for signal, shares in document.windows.items()
-        },
+        telemetry=Telemetry.of(document.windows),
         watermark=document.watermark or None,
         highest=memory.highest,
         gone_until=memory.gone_until,

@@ -13,6 +13,7 @@ from twinstate.errors import UnitError
 
 # What one of the unit is in the canonical unit, which has the factor 1.
 AMOUNT: Mapping[str, float] = {"mg": 1.0, "g": 1000.0, "ug": 0.001}
+AMOUNT_RATE: Mapping[str, float] = {"mg/h": 1.0, "mg/d": 1 / 24, "mg/min": 60.0}
 CONCENTRATION: Mapping[str, float] = {"mg/L": 1.0, "ug/mL": 1.0, "ng/mL": 0.001, "ug/L": 0.001}
 CLEARANCE: Mapping[str, float] = {"L/h": 1.0, "L/min": 60.0, "mL/min": 0.06, "mL/h": 0.001}
 VOLUME: Mapping[str, float] = {"L": 1.0, "mL": 0.001}
@@ -20,6 +21,9 @@ RATE: Mapping[str, float] = {"1/h": 1.0, "1/min": 60.0}
 DURATION: Mapping[str, float] = {"h": 1.0, "min": 1 / 60, "d": 24.0}
 FRACTION: Mapping[str, float] = {"1": 1.0, "%": 0.01}
 EXPOSURE: Mapping[str, float] = {"mg*h/L": 1.0}
+SLOPE: Mapping[str, float] = {"L/mg": 1.0}
+INR: Mapping[str, float] = {"{INR}": 1.0}
+CELLS: Mapping[str, float] = {"10*3/uL": 1.0, "10*9/L": 1.0}
 
 # What people and devices write instead. A hint for the reader of an error, never a conversion.
 _SPELLINGS: Mapping[str, str] = {

@@ -10,10 +10,13 @@ import numpy as np
 from twinstate.assimilation.channel import assimilate_windows
 from twinstate.assimilation.channel_forecast import chance_of_rise, forecast_channel, rise_quantiles
 from twinstate.assimilation.channel_model import channel_model
-from twinstate.assimilation.record import Labs, Residual, assimilate_record
-from twinstate.assimilation.refine import predictive_quantiles, refine, weighted_quantile
-from twinstate.drug import Channel, Rhythm
-from twinstate.history import Window
+from twinstate.assimilation.observation import first_levels, labs_under
+from twinstate.assimilation.posterior import assimilate
+from twinstate.assimilation.readings import from_device
+from twinstate.assimilation.refine import predictive_quantiles, weighted_quantile
+from twinstate.assimilation.windows import fold_frame
+from twinstate.catalogue import Bounds, Signal
+from twinstate.drug import Channel, Residual, Rhythm
 from twinstate.pk.course import Course, Structure, eta_row, log_row, no_occasions
 from twinstate.pk.propagate import solve, solve_points
 
@@ -46,23 +49,28 @@ def warm() -> None:
         np.ones(1, dtype=np.int64),
         nought,
     )
-    labs = Labs(np.array([4.0, 30.0]), np.array([6.0, 1.0]), np.array([0, 1], dtype=np.int64))
-    for count in (0, 1, 2):
-        levels = Labs(labs.time_h[:count], labs.value_mg_L[:count], labs.censored[:count])
-        gaussian = assimilate_record(course, levels, prior, residual)
-        cloud = refine(course, levels, prior, residual, gaussian)
+    # The last level is a tenth of what is expected: the bank of hypotheses is compiled too.
+    labs = labs_under(
+        residual,
+        np.array([4.0, 30.0, 50.0]),
+        np.array([6.0, 1.0, 0.01]),
+        np.array([0, 1, 0], dtype=np.int64),
+    )
+    for count in (0, 1, 3):
+        cloud = assimilate(course, first_levels(labs, count), prior).cloud
     concentration, _, _ = solve_points(course, cloud.points, labs.time_h)
     solve(course, cloud.points[0], labs.time_h)
     at_last = np.ascontiguousarray(concentration[:, 1])
     weighted_quantile(at_last, cloud.weights, 0.5)
     predictive_quantiles(at_last, cloud.weights, residual, np.array([0.5]))
-    windows = [Window(index, 1, 400, 160_000, ((400, 1),), 0) for index in range(2)]
+    signal = Signal("signal", "", (), "ms", {}, 1.0, Bounds(200.0, 800.0), None, 72.0, None, {})
+    windows = from_device("watch", fold_frame([400.0, None], [0, 300_000_000_000], signal))
     daily, shorter = Rhythm(24.0, 0.01, 8.0), Rhythm(6.0, 0.005, 4.0)
     channel = Channel(
         "signal", "ms", 400.0, 0.04, (daily, shorter), 30.0, 0.3, 4.0, 0.015, 2.0, 0.7, 72.0, {}
     )
     at = np.array([1.0])
-    (state,) = assimilate_windows(windows, 1.0, channel, course, cloud.mean, cloud.covariance, at)
+    (state,) = assimilate_windows(windows, signal, channel, course, cloud.mean, cloud.covariance, at)
     chance_of_rise(state, channel.ec50_mg_L, at_last, cloud.weights, 30.0)
     rise_quantiles(state, channel.ec50_mg_L, at_last, cloud.weights, np.array([0.5]))
     forecast_channel(state, channel_model(channel), concentration, cloud.weights, labs.time_h)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,9 +30,16 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 os.environ.setdefault("NO_CYTHON", "1")
 
 import aiokafka
+import confluent_kafka
 import faust
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.structs import OffsetAndMetadata
 from faust.tables.manager import TableManager
 from faust.transport.consumer import Consumer as FaustConsumer
@@ -39,10 +47,13 @@ from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from streams.adapters.raw_records import read_again
 from streams.partition import Fetched, IntakeError, LogLostError
 from streams.ports import RawRecord
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 # While a partition is at rest its data cannot wake the poll that leaves it out: look often.
@@ -100,6 +111,7 @@ class ConsumerOptions:
 
     Attributes:
         arguments: Keyword arguments of an aiokafka client that reach the broker.
+        connection: The same for librdkafka.
         topic: Input topic.
         group: Consumer group.
         instance: `group.instance.id` of static membership.
@@ -110,6 +122,7 @@ class ConsumerOptions:
     """
 
     arguments: Mapping[str, Any]
+    connection: Mapping[str, str]
     topic: str
     group: str
     instance: str
@@ -200,6 +213,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 )
             except NoOffsetForPartitionError:
                 return []  # a poll that began before a rebalance meets a partition before its seek
+            except (CorruptRecordException, UnicodeDecodeError) as error:
+                return await self._read_around(tps, error)
             except OffsetOutOfRangeError as error:
                 if not any(self._stands(tp.partition, position) for tp, position in error.args[0].items()):
                     return []  # the hint in Kafka, tried before our seek
@@ -219,6 +234,41 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             records = tuple(_raw(record) for record in found.get(tp, ()))
             batches.append(Fetched(tp.partition, gate.seeks, gate.position, state.position, records))
             self._gates[tp.partition] = gate._replace(position=state.position)
+        return batches
+
+    async def _read_around(self, tps: Iterable[aiokafka.TopicPartition], error: Exception) -> list[Fetched]:
+        """Read one batch of each partition by another client: a record among them cannot be parsed by this one.
+
+        Such a record stands at the end of its batch, without headers, and is refused with its place.
+
+        Raises:
+            Exception: The error, when every header can be read: then the record is damaged, and must not be skipped.
+        """
+        consumer, options = self._ensure_consumer(), cast(BatchConsumer, self.consumer).options
+        batches: list[Fetched] = []
+        found = False
+        for tp in tps:
+            # What was fetched is half consumed, and would be taken for a hole.
+            consumer._fetcher._records.pop(tp, None)
+            gate = self._gates.get(tp.partition)
+            if gate is None or not consumer._subscription.is_assigned(tp):
+                continue
+            consumer.seek(tp, gate.position)
+            where = confluent_kafka.TopicPartition(tp.topic, tp.partition, gate.position)
+            try:
+                again = await asyncio.to_thread(read_again, options.connection, where, options.batch_records)
+            except confluent_kafka.KafkaException as second:
+                log.warning("a record cannot be parsed, nor read again now: %r, %r", error, second)
+                return batches
+            if self._gates.get(tp.partition) != gate or not consumer._subscription.is_assigned(tp):
+                continue
+            found = found or again.unreadable
+            if again.records:
+                consumer.seek(tp, again.end)
+                self._gates[tp.partition] = gate._replace(position=again.end)
+                batches.append(Fetched(tp.partition, gate.seeks, gate.position, again.end, again.records))
+        if not found and batches:
+            raise error
         return batches
 
     def _stands(self, partition: int, position: int) -> bool:

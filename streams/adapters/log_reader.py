@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from streams.adapters.raw_records import raw_record
 from streams.ports import RawRecord
 
-NS_PER_MS = 1_000_000
 ANSWER_WITHIN_S = 10.0
 # A broker that gives neither a record nor the end of the log for so long does not answer.
 SILENT_AFTER_S = 30.0
@@ -99,7 +99,7 @@ class LogReader:
                 offset = message.offset() or 0
                 position = max(position, min(offset + 1, end))
                 if offset < end:
-                    records.append(_raw(message))
+                    records.append(raw_record(message))
                 else:
                     position = end
             if time.monotonic() - heard > SILENT_AFTER_S:
@@ -111,15 +111,3 @@ class LogReader:
         return LogError(
             f"{self._topic}, partition {partition}: cannot be read from {self._where}: {reason}; see twin doctor"
         )
-
-
-def _raw(message: Message) -> RawRecord:
-    # As the Faust transport makes it: a replay must see what the worker saw.
-    headers: Any = message.headers() or []
-    return RawRecord(
-        message.offset() or 0,
-        message.timestamp()[1] * NS_PER_MS,
-        message.key(),
-        message.value(),
-        tuple((name, value or b"") for name, value in headers),
-    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, Message, Producer
 
 # Of librdkafka's queue: waited for, then the broker is told to be away.
 PATIENCE_S = 30.0
+# What docs/contract.md asks of every producer, beside the key. librdkafka's default partitioner agrees with Java's
+# murmur2 on a quarter of keys only.
+DUTIES = {"partitioner": "murmur2_random", "acks": "all"}
 BACKFILL = ("twin-backfill", b"1")
 
 
@@ -32,9 +35,7 @@ class RecordSender:
     def __init__(self, connection: Mapping[str, str], topic: str) -> None:
         self._producer = Producer(
             {
-                # librdkafka's default partitioner agrees with Java's murmur2 on a quarter of keys only.
-                "partitioner": "murmur2_random",
-                "acks": "all",
+                **DUTIES,
                 "enable.idempotence": True,
                 "linger.ms": 20,
                 "delivery.timeout.ms": int(PATIENCE_S * 1000),
@@ -45,7 +46,14 @@ class RecordSender:
         self._topic = topic
         self._delivery = Delivery()
 
-    def send(self, patient: str, value: bytes, *, backfill: bool = False) -> None:
+    def send(
+        self,
+        patient: str,
+        value: bytes,
+        *,
+        backfill: bool = False,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
         """Queue a record; waits while the queue is full."""
         while True:
             try:
@@ -53,7 +61,7 @@ class RecordSender:
                     self._topic,
                     key=patient.encode(),
                     value=value,
-                    headers=[BACKFILL] if backfill else [],
+                    headers=[*headers, BACKFILL] if backfill else list(headers),
                     on_delivery=self._note,
                 )
                 break

@@ -29,8 +29,8 @@ class RedisReader(RedisStore):
         Raises:
             StoreUnavailableError: No answer.
         """
-        seen = await self._command("HGET", self.keys(partition).meta, "seen_ms")
-        return None if seen is None else max(0.0, time.time() - int(seen) / 1000.0)
+        seen = await self.seen_ms(partition)
+        return None if seen is None else max(0.0, time.time() - seen / 1000.0)
 
     async def durability(self) -> list[dict[str, str]]:
         """What each server says of its append-only file.

@@ -315,8 +315,38 @@ class RedisStore:
         Raises:
             StoreUnavailableError: No answer.
         """
-        epoch, owner = await self._command("HMGET", self.keys(lease.partition).meta, "epoch", "owner")
-        return bool(epoch == str(lease.epoch).encode() and owner == lease.owner.encode())
+        return await self.whereabouts(lease) is not None
+
+    async def whereabouts(self, lease: Lease) -> int | None:
+        """Give the store's position; None when another owner has acquired the partition, or the store was emptied.
+
+        Raises:
+            StoreUnavailableError: No answer.
+        """
+        fields = ("epoch", "owner", "next")
+        epoch, owner, position = await self._command("HMGET", self.keys(lease.partition).meta, *fields)
+        mine = epoch == str(lease.epoch).encode() and owner == lease.owner.encode()
+        return int(position) if mine else None
+
+    async def seen_ms(self, partition: int) -> int | None:
+        """When a worker last acquired the partition or applied a batch to it, ms since 1970 by Redis's clock."""
+        seen = await self._command("HGET", self.keys(partition).meta, "seen_ms")
+        return None if seen is None else int(seen)
+
+    async def twin_formats(self, partition: int, sample: int = 20) -> tuple[int, ...]:
+        """State formats among some of a partition's twins, ascending.
+
+        A sample does: twins are written under one fingerprint, which covers the format; others come in only with a
+        store restored from parts.
+
+        Raises:
+            StoreUnavailableError: No answer.
+        """
+        found = await self._command("HRANDFIELD", self.keys(partition).twins, sample, "WITHVALUES")
+        packed = (
+            [value for pair in found for value in pair[1:]] if found and _is_pair(found[0]) else found[1::2]
+        )
+        return tuple(sorted({n for n in map(state_format, packed) if n is not None}))
 
     async def pending(self, partition: int, outbox: OutboxName, count: int) -> list[OutboxEntry]:
         """Read the oldest `count` messages of an outbox.
@@ -391,6 +421,19 @@ class RedisStore:
             return await self._client.execute_command(*words)
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
+
+
+def state_format(packed: bytes) -> int | None:
+    """The format a stored twin says it is in; None for bytes that are no canonical twin."""
+    try:
+        document = msgspec.msgpack.decode(msgspec.msgpack.decode(packed, type=StoredTwin).canonical)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return document[0] if isinstance(document, list) and document and isinstance(document[0], int) else None
+
+
+def _is_pair(answer: Any) -> bool:
+    return isinstance(answer, list | tuple)  # how RESP3 gives them; RESP2 gives a flat list
 
 
 def _message(message: Outgoing) -> list[bytes | str]:

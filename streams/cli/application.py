@@ -60,6 +60,7 @@ def _sentence(error: Exception) -> str | None:
         ("streams.web.token", "TokenError"),
         ("streams.serve", "ServeError"),
         ("streams.rebuild", "RebuildError"),
+        ("streams.operations", "OperationError"),
         ("streams.adapters.log_reader", "LogError"),
         ("streams.demo.run", "DemoError"),
         ("streams.embedded.processes", "ProcessError"),

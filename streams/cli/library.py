@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.application import AsJson, UserError, app, console, settings, show_json, show_table
+from streams.cli.application import AsJson, UserError, app, say, settings, show_json, show_table
 
 if TYPE_CHECKING:
     from twinstate.drug import DrugModel
@@ -78,104 +79,138 @@ def signals(as_json: AsJson = False) -> None:
 
 @drugs_app.callback()
 def drugs(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Every drug model: whom it was built on, what it needs, what it raises.
+    """Every drug model: whether a twin learns from levels with it, what it needs, what it raises.
 
-    Examples: `twin drugs`, `twin drugs show vancomycin`
+    Examples: `twin drugs`, `twin drugs show vancomycin`, `twin drugs show warfarin --plot warfarin.svg`,
+    `twin drugs check`
     """
     if ctx.invoked_subcommand is not None:
         return
-    rows = _library().describe_drugs()
+    from streams.model_card import genes_of, readiness_of
+
+    library = _library()
+    rows = library.describe_drugs()
     if as_json:
-        show_json(json.dumps([row._asdict() for row in rows], indent=2, ensure_ascii=False))
+        listed = [
+            {
+                **row._asdict(),
+                "readiness": readiness_of(library.models[row.model]),
+                "genes": list(genes_of(library.models[row.model])),
+                "unknown": list(library.models[row.model].unknown),
+            }
+            for row in rows
+        ]
+        show_json(json.dumps(listed, indent=2, ensure_ascii=False))
         return
     show_table(
-        "Drug models (numbers by status: V verified in the source, C computed, R recalled, A assumed)",
-        ("drug", "model", "routes", "covariates", "signal", "raises", "built on", "numbers"),
+        "Drug models (numbers by status: V verified in the source, C computed, R recalled and unverified, A assumed, "
+        "U unknown)",
+        ("drug", "model", "a twin", "routes", "covariates and genes", "signal", "raises", "numbers"),
         (
             (
                 row.drug,
                 row.model + ("" if row.default else " (not the default)"),
+                readiness_of(library.models[row.model]),
                 ", ".join(row.routes),
-                ", ".join(row.covariates),
+                ", ".join((*row.covariates, *genes_of(library.models[row.model]))),
                 row.signal or "",
                 "; ".join(row.thresholds) or "nothing",
-                row.population,
                 " ".join(f"{n} {status}" for status, n in row.statuses.items()),
             )
             for row in rows
         ),
     )
+    say("A gene in brackets may stay untold. `twin drugs show DRUG` prints a model card.")
 
 
 @drugs_app.command("show")
 def show(
-    model: Annotated[str, typer.Argument(help="A drug, or a model's file name.")], as_json: AsJson = False
+    model: Annotated[str, typer.Argument(help="A drug, or a model's file name.")],
+    as_json: AsJson = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw the typical patient at a usual dose as SVG.", metavar="FILE.svg"),
+    ] = None,
 ) -> None:
-    """One model as its paper has it: parameters, variability, domain, thresholds, and how far each number was checked.
+    """One model as its paper has it: structure, parameters, variability, domain, limits, and how far each was checked.
 
-    Example: `twin drugs show vancomycin`
+    Examples: `twin drugs show vancomycin`, `twin drugs show tacrolimus --plot tacrolimus.svg`
     """
+    from streams.cli.model_card import show_card
+    from streams.model_card import card_of
+
     library = _library()
-    found = library.models.get(model) or library.drugs.get(model)
-    if found is None:
-        known = ", ".join(sorted(library.models))
-        raise UserError(f"there is no drug or model {model!r}; there are {known}")
+    found = _found(library, model)
+    if plot is not None:
+        from streams.model_plot import draw_model
+
+        plot.write_bytes(draw_model(found, library))
+        say(f"{plot} drawn")
+    card = card_of(found, library)
     if as_json:
-        row = next(r for r in library.describe_drugs() if r.model == found.model)
-        parameters = [
-            {"name": p.name, "typical": p.typical, "unit": p.unit, "status": p.provenance.status}
-            for p in found.parameters.values()
-        ]
-        show_json(json.dumps({**row._asdict(), "parameters": parameters}, indent=2, ensure_ascii=False))
+        show_json(json.dumps(card.as_json(), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    _card(found)
+    show_card(card)
 
 
-def _card(model: DrugModel) -> None:
-    out = console()
-    out.print(f"{model.model}: {model.source}", markup=False, style="bold")
-    out.print(f"Built on: {model.population}", markup=False)
-    routes = " or ".join(model.routes)
-    out.print(
-        f"{model.compartments} compartment{'s' if model.compartments > 1 else ''}, {routes}; level: {model.analyte}, "
-        f"SD^2 = ({model.residual.proportional:g} x level)^2 + ({model.residual.additive_mg_L:g} mg/L)^2",
-        markup=False,
-    )
-    variances = {name: model.omega[i, i] for i, name in enumerate(model.etas)}
-    show_table(
-        "Parameters",
-        ("parameter", "typical>", "unit", "between patients (SD of log)>", "changes with", "status"),
-        (
+@drugs_app.command("check")
+def check(
+    model: Annotated[
+        str | None, typer.Argument(help="A drug, or a model's file name; all when left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate each model's typical patient, and compare the course with what follows from its parameters on paper.
+
+    Every file is checked against its paper's own figures whenever it is loaded. Exit status 1 when a course differs.
+
+    Examples: `twin drugs check`, `twin drugs check warfarin`
+    """
+    from streams.model_check import check_model
+
+    library = _library()
+    models = [_found(library, model)] if model else [m for _, m in sorted(library.models.items())]
+    checks = [check_model(found) for found in models]
+    if as_json:
+        show_json(
+            json.dumps([row._asdict() for row in checks], indent=2, ensure_ascii=False, allow_nan=False)
+        )
+    else:
+        show_table(
+            "Usual doses simulated",
             (
-                p.name,
-                f"{p.typical:g}",
-                p.unit,
-                f"{variances[p.name] ** 0.5:.3f}" if p.name in variances else "",
-                ", ".join(_cause(effect) for effect in p.effects),
-                p.provenance.status,
-            )
-            for p in model.parameters.values()
-        ),
-    )
-    show_table(
-        "Thresholds",
-        ("name", "crossed when", "within (h)>", "what is feared", "status", "source"),
-        (
-            (t.name, f"{t.metric} > {t.limit:g} {t.unit}", f"{t.horizon_h:g}", t.harm, t.status, t.source)
-            for t in model.thresholds
-        ),
-    )
-    out.print(
-        f"A dose or level counts for {model.keep_h:g} h; stale after {model.stale_after_h:g} h without one."
-    )
-    for note in model.notes:
-        out.print(f"- {note}", markup=False)
+                "model",
+                "figures recomputed>",
+                "highest>",
+                "lowest after>",
+                "what",
+                "simulated>",
+                "on paper>",
+                "verdict",
+            ),
+            (
+                (
+                    row.model,
+                    row.figures,
+                    f"{row.highest_mg_L:.3g} mg/L",
+                    f"{row.lowest_mg_L:.3g} mg/L",
+                    row.what,
+                    f"{row.simulated:.5g}",
+                    f"{row.expected:.5g}",
+                    row.verdict,
+                )
+                for row in checks
+            ),
+        )
+    if any(row.verdict != "agrees" for row in checks):
+        raise typer.Exit(1)
 
 
-def _cause(effect: object) -> str:
-    condition = getattr(effect, "condition", None)
-    name = getattr(effect, "covariate", None) or getattr(effect, "gene", None)
-    return str(name or (condition.covariate if condition is not None else type(effect).__name__))
+def _found(library: Library, name: str) -> DrugModel:
+    found = library.models.get(name) or library.drugs.get(name)
+    if found is None:
+        raise UserError(f"there is no drug or model {name!r}; there are {', '.join(sorted(library.models))}")
+    return found
 
 
 def _library() -> Library:

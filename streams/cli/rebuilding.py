@@ -42,7 +42,7 @@ def rebuild(
             "give a patient or --partition, not both: a patient's partition follows from his pseudonym"
         )
     chosen = settings()
-    with _progress() as watch:
+    with progress_bars() as watch:
         done = run(chosen, partition=partition, patient=patient, dry_run=dry_run, watch=watch)
     if as_json:
         show_json(told_as_json(done, dry_run=dry_run).decode())
@@ -51,7 +51,7 @@ def rebuild(
 
 
 @contextmanager
-def _progress() -> Iterator[Watch]:
+def progress_bars() -> Iterator[Watch]:
     """A bar on standard error for each partition, in offsets of the log."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn

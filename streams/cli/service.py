@@ -60,6 +60,8 @@ def worker() -> None:
 def serve() -> None:
     """The HTTP API, on loopback unless the settings say otherwise; it asks for the token in web.token_file.
 
+    With intake.token_file set it also takes records (POST /v1/records) from who holds that token.
+
     Example: `twin serve`, then
     `curl -H "Authorization: Bearer $(cat build/api-token)" http://127.0.0.1:8080/v1/risks`
     """

@@ -10,17 +10,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
+from streams.adapters.raw_records import raw_record
 from streams.adapters.topics import read_topics
 from streams.oracle import Account, Oracle
 from streams.ports import RawRecord
 from streams.settings import Settings, load_settings
 from twinstate.library import load_library
 
-NS_PER_MS = 1_000_000
 ANSWER_WITHIN_S = 10.0
 
 
@@ -35,14 +34,7 @@ def read_partition(consumer: Consumer, topic: str, partition: int) -> Iterator[R
         for message in messages:
             if message.error() is not None:
                 raise RuntimeError(f"{topic}[{partition}]: {message.error()}")
-            headers: Any = message.headers() or ()
-            yield RawRecord(
-                offset=message.offset() or 0,
-                append_time=message.timestamp()[1] * NS_PER_MS,
-                key=message.key(),
-                value=message.value(),
-                headers=tuple((str(name), bytes(value or b"")) for name, value in headers),
-            )
+            yield raw_record(message)
         # Transaction markers move the position without a message.
         (where,) = consumer.position([place])
         position = max(where.offset, 0)

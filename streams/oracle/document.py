@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from msgspec import Raw, msgpack
 
 from streams.oracle.acceptance import (
     Chart,
@@ -28,20 +29,22 @@ from streams.oracle.exposure import (
     rise_ahead,
     risk_of,
 )
-from streams.oracle.known import Known, drugs_named, heard, know
-from twinstate.assimilation.record import Residual
+from streams.oracle.known import Known, drugs_named, heard, heard_between, know
+from twinstate.assimilation.posterior import carry_forward
+from twinstate.assimilation.readings import names_of, readings_of
 from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.assimilation.windows import WINDOW_NS, add_window
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
-from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck, ParameterEstimate
+from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck, LevelDoubt, ParameterEstimate
 from twinstate.history import Entry, Frame, Lab, Window
 from twinstate.library import Library
-from twinstate.pk.course import STRUCTURAL_PARAMETERS, Course
+from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.pk.propagate import solve_points
 from twinstate.risk.assess import Interval
+from twinstate.telemetry import Stored
 from twinstate.twin import FORMAT, StandingEpisode, TwinDocument, encode
-from twinstate.types import hours
+from twinstate.types import NS_PER_HOUR, hours
 
 NORMAL_95 = 1.6448536269514722  # standard normal quantile at 0.95
 UNITS = {
@@ -104,23 +107,31 @@ def canonical_bytes(
     )
 
 
-def _windows(chart: Chart, library: Library, hour: int | None) -> dict[str, tuple[tuple[int, Window], ...]]:
-    """Windows by signal that an open point may look back at; frames of one UTC hour are kept together."""
-    merged: dict[str, dict[tuple[int, int], Window]] = {}
+def _windows(chart: Chart, library: Library, hour: int | None) -> Stored:
+    """Windows by signal and device that an open point may look back at; frames of one UTC hour are kept together."""
+    merged: dict[str, dict[str, dict[int, dict[int, Window]]]] = {}
     for entry in frames_of(chart):
         if not isinstance(entry.content, Frame):
             continue
         signal = entry.content.signal
         for window in entry.content.windows:
-            key = (hour_end(entry.event_time), window.index)
+            release = hour_end(entry.event_time)
             reach = nanoseconds(library.policy.revise_h) + nanoseconds(library.signals[signal].keep_h)
-            if hour is not None and key[0] < hour - reach:
+            if hour is not None and release < hour - reach:
                 continue
-            of_signal = merged.setdefault(signal, {})
-            of_signal[key] = add_window(of_signal[key], window) if key in of_signal else window
+            device = entry.id[: entry.id.rindex(":")]
+            of_hour = merged.setdefault(signal, {}).setdefault(device, {}).setdefault(release, {})
+            known = of_hour.get(window.index)
+            of_hour[window.index] = window if known is None else add_window(known, window)
     return {
-        signal: tuple((key[0], window) for key, window in sorted(of_signal.items(), key=lambda item: item[0]))
-        for signal, of_signal in sorted(merged.items())
+        signal: {
+            device: tuple(
+                (release, Raw(msgpack.encode([window for _, window in sorted(by_index.items())])))
+                for release, by_index in sorted(hours.items())
+            )
+            for device, hours in sorted(devices.items())
+        }
+        for signal, devices in sorted(merged.items())
     }
 
 
@@ -144,7 +155,7 @@ def _state(chart: Chart, estimates: list[DrugEstimate], failure: str) -> tuple[s
 def _quality(
     chart: Chart,
     records: list[Entry],
-    windows: dict[str, tuple[tuple[int, Window], ...]],
+    windows: Stored,
     estimates: list[DrugEstimate],
     library: Library,
 ) -> tuple[str, ...]:
@@ -155,6 +166,8 @@ def _quality(
     for signal in windows:
         if all(model.channel is None or model.channel.signal != signal for model in library.drugs.values()):
             flags.add(f"{signal}:unmodelled")
+        for oddity in _oddities(chart, signal, windows[signal], library):
+            flags.add(f"{signal}:{oddity}")
     for record in records:
         if isinstance(record.content, Lab):
             usual = library.analytes[record.content.analyte].usual
@@ -164,6 +177,42 @@ def _quality(
         if any(left < record.event_time and (back is None or record.event_time < back) for record in records):
             flags.add("after_discharge")
     return tuple(sorted(flags))
+
+
+def _oddities(
+    chart: Chart, slug: str, devices: dict[str, tuple[tuple[int, Raw], ...]], library: Library
+) -> set[str]:
+    """What is odd about a signal's devices: in the running hour and the one before it, and among frames that count."""
+    watermark = watermark_of(chart)
+    assert watermark is not None
+    signal = library.signals[slug]
+    recent = heard_between(chart, slug, watermark - NS_PER_HOUR, hour_end(watermark))
+    found: set[str] = set()
+    for marks in readings_of(recent, signal, 0.0).marks:
+        found.update(names_of(int(marks)))
+    if len({one.window.index for one in recent}) < len(recent):
+        found.add("devices_overlap")
+    counts_from = watermark - nanoseconds(signal.keep_h)
+    counting = [
+        device
+        for device, hours in devices.items()
+        if any(counts_from < release <= hour_end(watermark) for release, _ in hours)
+    ]
+    if len(counting) > 1:
+        found.add("several_devices")
+    told: dict[str, int] = {}  # until when each device has told of itself
+    frames = [
+        (frame.content.first, frame.event_time, frame.id[: frame.id.rindex(":")])
+        for frame in chart.values()  # a frame that has left memory is known by its samples only
+        if isinstance(frame.content, Frame)
+        and frame.content.signal == slug
+        and frame.event_time > counts_from
+    ]
+    for first, last, device in sorted(frames):
+        if device in told and first <= told[device]:
+            found.add("frames_overlap")
+        told[device] = max(last, told.get(device, last))
+    return found
 
 
 def _estimate(
@@ -179,6 +228,11 @@ def _estimate(
     cloud = exposure.cloud
     now, day_ago = exposure.grid[DAY], exposure.grid[0]
     checks = [_check(records, level, model, library) for level in known.levels]
+    doubts = tuple(
+        LevelDoubt(level.source, level.id, float(exposure.posterior.cloud.doubt[place]))
+        for place, level in enumerate(known.levels)
+        if exposure.posterior.cloud.doubt[place] >= 0.2
+    )
     return DrugEstimate(
         drug=model.drug,
         model=model.model,
@@ -188,23 +242,36 @@ def _estimate(
         as_of=at,
         levels=len(known.levels),
         last_input=_last_input(records, model),
-        status=exposure.gaussian.status,
+        status=exposure.posterior.status,
         effective_size=cloud.effective_size,
         eta_names=tuple(model.etas),
-        eta_mean=tuple(float(value) for value in cloud.mean),
-        eta_covariance=tuple(tuple(float(value) for value in row) for row in cloud.covariance),
-        parameters=_parameters(known.given, exposure),
+        eta_mean=tuple(float(cloud.mean[eta]) for eta in range(len(model.etas))),
+        eta_covariance=tuple(
+            tuple(float(cloud.covariance[eta, other]) for other in range(len(model.etas)))
+            for eta in range(len(model.etas))
+        ),
+        doubts=doubts,
+        parameters=_parameters(exposure),
         concentration=interval(exposure.concentration[:, now], cloud.weights),
         auc24=interval(exposure.auc[:, now] - exposure.auc[:, day_ago], cloud.weights),
         ahead_h=horizon_h,
         peak_ahead=interval(peak(exposure, horizon_h), cloud.weights),
         auc24_ahead=interval(highest_day(exposure, horizon_h), cloud.weights),
-        assumes=_assumes(known),
+        assumes="; ".join([_assumes(known), *model.unknown]),
         risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
         checks=tuple(check for check in checks if check is not None),
-        flags=(*known.flags, *(["levels_disagree"] if contradictory(exposure, known) else [])),
+        flags=(*_flags(exposure, known), *(["level_doubtful"] if doubts else [])),
         channel=_channel(exposure, model, horizon_h),
     )
+
+
+def _flags(exposure: Exposure, known: Known) -> tuple[str, ...]:
+    flags = [*known.flags]
+    if contradictory(exposure, known):
+        flags.append("levels_disagree")
+    if exposure.channel is not None and len(exposure.channel.distrusted) > 0:
+        flags.append("device_distrusted")
+    return tuple(flags)
 
 
 def _channel(exposure: Exposure, model: DrugModel, horizon_h: float) -> ChannelEstimate | None:
@@ -222,6 +289,7 @@ def _channel(exposure: Exposure, model: DrugModel, horizon_h: float) -> ChannelE
         rise_ahead=rise_ahead(exposure, model, horizon_h),
         windows=state.counts,
         last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,
+        distrusted=state.distrusted,
     )
 
 
@@ -233,14 +301,18 @@ def _assumes(known: Known) -> str:
     return f"the {len(known.planned)} planned doses still to come are given when due; covariates stay as they are"
 
 
-def _parameters(course: Course, exposure: Exposure) -> tuple[ParameterEstimate, ...]:
+def _parameters(exposure: Exposure) -> tuple[ParameterEstimate, ...]:
     parameters = []
+    course = exposure.course
     for place, name in enumerate(STRUCTURAL_PARAMETERS):
         eta = int(course.eta_index[place])
         if eta < 0:
             continue
         log_typical = course.log_typical[-1, place]
-        values = np.exp(log_typical + exposure.cloud.points[:, eta])
+        log_values = log_typical + exposure.cloud.points[:, eta]
+        if course.occasion_index[-1, place] >= 0:
+            log_values = log_values + exposure.cloud.points[:, course.occasion_index[-1, place]]
+        values = np.exp(log_values)
         estimate = interval(values, exposure.cloud.weights)
         parameters.append(ParameterEstimate(name, UNITS[name], estimate, float(np.exp(log_typical))))
     return tuple(parameters)
@@ -256,11 +328,12 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
     before = len([other for other in known.levels if other.event_time < level.event_time])
     forecasts = []
     for levels in (before, 0):
-        _, cloud = fit(known.given, model, known, levels)
+        posterior = fit(known.given, model, known, levels)
         instant = np.array([hours(level.event_time)], dtype=np.float64)
-        concentration, _, _ = solve_points(known.given, cloud.points, instant)
-        residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
-        quantiles = predictive_quantiles(concentration[:, 0], cloud.weights, residual, QUANTILES)
+        course, cloud = carry_forward(posterior, known.given, model.variation, float(instant[0]))
+        outputs = solve_points(course, cloud.points, instant)
+        measured = outputs[2] if model.observes == "second" else outputs[0]
+        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, model.residual, QUANTILES)
         forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))
     return LevelCheck(
         source=level.source,

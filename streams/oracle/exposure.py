@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from streams.oracle.known import Known, as_labs
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
 from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
-from twinstate.assimilation.record import Gaussian, Residual, assimilate_record
-from twinstate.assimilation.refine import Cloud, refine
+from twinstate.assimilation.posterior import Posterior, assimilate, carry_forward
+from twinstate.assimilation.readings import DeviceWindow
+from twinstate.assimilation.refine import Cloud
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import DrugModel, Threshold
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.library import Library
 from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
@@ -35,20 +35,28 @@ class Exposure:
     """Trajectories of the posterior's points.
 
     Attributes:
-        gaussian: Of the levels.
-        cloud: Its refinement, which was simulated.
+        posterior: Of the levels.
+        cloud: With what may have changed since, which was simulated.
+        course: The doses given and to come, with the occasions.
         grid: Columns of the half-hourly grid; the one at `DAY` is now.
         concentration: mg/L, (points, times).
         auc: mg*h/L since the first dose, (points, times).
         channel: The signal the model explains; None when it explains none.
+        second: The second output, (points, times).
+        times_h: Hours since 1970 of all columns.
+        doses_h: When each dose is given, those planned within the horizon included.
     """
 
-    gaussian: Gaussian
+    posterior: Posterior
     cloud: Cloud
+    course: Course
     grid: list[int]
     concentration: NDArray[np.float64]
     auc: NDArray[np.float64]
     channel: ChannelState | None
+    second: NDArray[np.float64]
+    times_h: list[float]
+    doses_h: list[float]
 
 
 def horizon_of(model: DrugModel) -> float:
@@ -56,54 +64,79 @@ def horizon_of(model: DrugModel) -> float:
     return max([threshold.horizon_h for threshold in model.thresholds], default=24.0)
 
 
-def fit(course: Course, model: DrugModel, known: Known, levels: int) -> tuple[Gaussian, Cloud]:
+def fit(course: Course, model: DrugModel, known: Known, levels: int) -> Posterior:
     """Fit the first `levels` levels, from the prior.
 
     Raises:
         MathsError: The fit is not finite.
     """
-    residual = Residual(model.residual.proportional, model.residual.additive_mg_L)
-    labs = as_labs(known.levels[:levels])
-    gaussian = assimilate_record(course, labs, model.omega, residual)
-    cloud = refine(course, labs, model.omega, residual, gaussian)
+    posterior = assimilate(course, as_labs(known.levels[:levels], model), model.omega, model.variation)
+    cloud = posterior.cloud
     finite = np.isfinite(cloud.mean).all() and np.isfinite(cloud.covariance).all()
     if not (finite and cloud.effective_size > 0):
         raise MathsError(f"the fit of {levels} levels to {model.model} is not finite")
-    return gaussian, cloud
+    return posterior
 
 
 def expose(
-    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[Window], library: Library
+    model: DrugModel, known: Known, at: int, horizon_h: float, windows: list[DeviceWindow], library: Library
 ) -> Exposure:
     """Simulate from 24 h before `at` (UTC ns) to `horizon_h` after it.
 
     Raises:
         MathsError: The fit or a trajectory is not finite.
     """
-    gaussian, cloud = fit(known.given, model, known, len(known.levels))
+    posterior = fit(known.given, model, known, len(known.levels))
     now = hours(at)
+    course, cloud = carry_forward(posterior, known.ahead, model.variation, now)
     steps = DAY + round(horizon_h / GRID_H)
     grid_h = [now + GRID_H * (step - DAY) for step in range(steps + 1)]
     ends_h = [end for end in _ends_of_doses(known.ahead) if now < end < grid_h[-1]]
-    times_h = sorted({*grid_h, *ends_h})
-    concentration, auc, _ = solve_points(known.ahead, cloud.points, np.array(times_h, dtype=np.float64))
-    if not (np.isfinite(concentration).all() and np.isfinite(auc).all()):
+    doses_h = [float(time) for time in known.ahead.dose_time_h]
+    times_h = sorted({*grid_h, *ends_h, *_instants(model, doses_h, now, grid_h[-1])})
+    concentration, auc, second = solve_points(course, cloud.points, np.array(times_h, dtype=np.float64))
+    if not all(np.isfinite(found).all() for found in (concentration, auc, second)):
         raise MathsError(f"the simulated exposure of {model.model} is not finite")
     channel = None
     if model.channel is not None:
         signal = library.signals[model.channel.signal]
         instant = np.array([now], dtype=np.float64)
+        given, _ = carry_forward(posterior, known.given, model.variation, now)
         [channel] = assimilate_windows(
             windows,
-            signal.resolution,
+            signal,
             model.channel,
-            known.given,
+            given,
             cloud.mean,
             cloud.covariance,
             instant,
-            signal.device_sd,
         )
-    return Exposure(gaussian, cloud, [times_h.index(time) for time in grid_h], concentration, auc, channel)
+    columns = [times_h.index(time) for time in grid_h]
+    return Exposure(posterior, cloud, course, columns, concentration, auc, channel, second, times_h, doses_h)
+
+
+def _instants(model: DrugModel, doses_h: list[float], now: float, end: float) -> list[float]:
+    """When a threshold on a trough, or on a level some hours after a dose, looks."""
+    instants: list[float] = []
+    for row in model.thresholds:
+        if row.metric == "trough":
+            instants += [time for time in doses_h if now <= time <= end]
+        if row.metric == "level_after":
+            instants += [time for _, time in _late_after(doses_h, row.after_h, now, end)]
+    return instants
+
+
+def _late_after(doses_h: list[float], delay_h: float, now: float, end: float) -> list[tuple[float, float]]:
+    """Each dose with the first instant, from now to the end, at which it lies so far back and none has followed it."""
+    found = []
+    for place, dose in enumerate(doses_h):
+        instant = dose + delay_h
+        if instant < now:
+            instant = now
+        followed_by = doses_h[place + 1] if place + 1 < len(doses_h) else end
+        if instant <= end and instant <= followed_by:
+            found.append((dose, instant))
+    return found
 
 
 def contradictory(exposure: Exposure, known: Known) -> bool:
@@ -163,10 +196,35 @@ def risk_of(exposure: Exposure, model: DrugModel, threshold: Threshold) -> Risk:
         values = peak(exposure, threshold.horizon_h)
     elif threshold.metric == "auc24":
         values = highest_day(exposure, threshold.horizon_h)
+    elif threshold.metric == "auc_total":
+        values = exposure.auc[:, _end(exposure, threshold)]
+    elif threshold.metric == "second":
+        ahead = exposure.second[:, exposure.grid[DAY] : _end(exposure, threshold) + 1]
+        values = np.asarray(ahead.max(axis=1))
+    elif threshold.metric in ("trough", "level_after"):
+        values = _at_instants(exposure, threshold)
     else:
         raise KeyError(f"the oracle knows no metric {threshold.metric}")
     chance = chance_above(values, weights, threshold.limit)
     return Risk(threshold.name, chance.probability, chance.error, interval(values, weights))
+
+
+def _end(exposure: Exposure, threshold: Threshold) -> int:
+    """Column of the threshold's horizon."""
+    return exposure.grid[DAY + round(threshold.horizon_h / GRID_H)]
+
+
+def _at_instants(exposure: Exposure, threshold: Threshold) -> NDArray[np.float64]:
+    """Highest level at the instants a trough or a late level is read."""
+    now, end = exposure.times_h[exposure.grid[DAY]], exposure.times_h[_end(exposure, threshold)]
+    if threshold.metric == "trough":
+        instants = [time for time in exposure.doses_h if now <= time <= end] or [end]
+    else:
+        instants = [time for _, time in _late_after(exposure.doses_h, threshold.after_h, now, end)]
+    highest = np.zeros(len(exposure.concentration))
+    for time in instants:
+        highest = np.maximum(highest, exposure.concentration[:, exposure.times_h.index(time)])
+    return highest
 
 
 def _ends_of_doses(course: Course) -> list[float]:

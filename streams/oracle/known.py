@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.oracle.acceptance import NEVER_FORGOTTEN, Chart, frames_of, hour_end
-from twinstate.assimilation.record import Labs
+from twinstate.assimilation.observation import Labs, labs_under
+from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.windows import add_window
 from twinstate.drug import DrugModel
-from twinstate.errors import CovariateError
+from twinstate.errors import CovariateError, ModelError
 from twinstate.history import (
     CovariateValue,
     Dose,
@@ -25,8 +26,9 @@ from twinstate.history import (
     Window,
 )
 from twinstate.library import Library
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, ZERO_ORDER_ORAL, Course, Structure, no_occasions
+from twinstate.pk.course import Course, no_occasions
 from twinstate.population.covariates import doses_outside, typical_log_parameters
+from twinstate.population.structure import route_of, structure_of
 from twinstate.types import NS_PER_HOUR, hours
 
 
@@ -82,7 +84,10 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
 
     Raises:
         CovariateError: Nothing that counts tells a covariate the model needs.
+        ModelError: The model does not say how patients differ.
     """
+    if len(model.omega) == 0:
+        raise ModelError("; ".join(model.unknown))
     keep = int(model.keep_h * NS_PER_HOUR)
     counting = [
         record
@@ -104,6 +109,9 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
     flags = []
     if len(levels) < len(measured):
         flags.append("level_without_dose")
+    if model.unknown and len(levels) > 0:
+        flags.append("level_not_used")
+        levels = []
     if len(planned) < len(plan):
         flags.append("planned_dose_unconfirmed")
     horizon_end = at + int(horizon_h * NS_PER_HOUR)
@@ -128,7 +136,7 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
     )
 
 
-def heard(chart: Chart, model: DrugModel, at: int, *, until_hour: int) -> list[Window]:
+def heard(chart: Chart, model: DrugModel, at: int, *, until_hour: int) -> list[DeviceWindow]:
     """Windows of the signal the model explains, from frames of the UTC hours that end within its keep before `at`.
 
     Args:
@@ -141,25 +149,33 @@ def heard(chart: Chart, model: DrugModel, at: int, *, until_hour: int) -> list[W
     if model.channel is None:
         return []
     keep = int(model.channel.keep_h * NS_PER_HOUR)
-    merged: dict[int, Window] = {}
+    return heard_between(chart, model.channel.signal, at - keep, until_hour)
+
+
+def heard_between(chart: Chart, signal: str, after: int, until: int) -> list[DeviceWindow]:
+    """A signal's windows, one for each index and device, from frames of UTC hours ending in (after, until], UTC ns."""
+    merged: dict[tuple[int, str], Window] = {}
     for frame in frames_of(chart):
         content = frame.content
-        if not isinstance(content, Frame) or content.signal != model.channel.signal:
+        if not isinstance(content, Frame) or content.signal != signal:
             continue
-        if at - keep < hour_end(frame.event_time) <= until_hour:
+        if after < hour_end(frame.event_time) <= until:
+            device = frame.id[: frame.id.rindex(":")]
             for window in content.windows:
-                known = merged.get(window.index)
-                merged[window.index] = window if known is None else add_window(known, window)
-    return [merged[index] for index in sorted(merged)]
+                key = (window.index, device)
+                merged[key] = add_window(merged[key], window) if key in merged else window
+    return [DeviceWindow(device, merged[index, device]) for index, device in sorted(merged)]
 
 
-def as_labs(levels: Sequence[Entry]) -> Labs:
+def as_labs(levels: Sequence[Entry], model: DrugModel) -> Labs:
     """Levels as the kernels take them."""
     contents = [level.content for level in levels if isinstance(level.content, Lab)]
-    return Labs(
-        time_h=np.array([hours(level.event_time) for level in levels], dtype=np.float64),
-        value_mg_L=np.array([content.value for content in contents], dtype=np.float64),
-        censored=np.array([1 if content.censored else 0 for content in contents], dtype=np.int64),
+    return labs_under(
+        model.residual,
+        np.array([hours(level.event_time) for level in levels], dtype=np.float64),
+        np.array([content.value for content in contents], dtype=np.float64),
+        np.array([1 if content.censored else 0 for content in contents], dtype=np.int64),
+        1 if model.observes == "second" else 0,
     )
 
 
@@ -241,14 +257,9 @@ def _course(
     log_typical: list[NDArray[np.float64]],
     doses: list[tuple[float, float, float, str, float]],
 ) -> Course:
-    routes = []
-    for _, _, _, route, _ in doses:
-        if route == "iv":
-            routes.append(INTO_CENTRAL)
-        else:
-            routes.append(ZERO_ORDER_ORAL if model.oral_kind == "zero_order" else INTO_DEPOT)
+    routes = [route_of(model, route) for _, _, _, route, _ in doses]
     return Course(
-        structure=Structure(model.compartments),
+        structure=structure_of(model),
         segment_start_h=np.array(starts, dtype=np.float64),
         log_typical=np.array(log_typical, dtype=np.float64),
         # A copy: Numba would compile every kernel once more for an array that may not be written to.

@@ -77,6 +77,10 @@ class Channel(Answer):
     rise_ahead: Interval = Field(description="Highest rise by the drug within ahead_h")
     windows: dict[str, int] = Field(description="5-minute windows by verdict")
     last_window: dt.datetime | None
+    distrusted: tuple[str, ...] = Field(
+        description="Devices that may no longer move the effect, each name:jump (half an hour far from every forecast) "
+        "or name:drift (small misses all of one sign)"
+    )
 
 
 class Estimate(Answer):

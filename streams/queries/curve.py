@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twinstate.assimilation.posterior import carry_forward
 from twinstate.assimilation.refine import weighted_quantile
 from twinstate.drug import DrugModel
 from twinstate.errors import MathsError
@@ -61,8 +62,9 @@ def draw(
     """
     therapy = therapy_at(entries, model, library, as_of)
     fit = fit_levels(therapy, len(therapy.labs.time_h), Memo())
-    course = with_planned(therapy, as_of + int(ahead_h * NS_PER_HOUR))
     now = hours(as_of)
+    planned = with_planned(therapy, as_of + int(ahead_h * NS_PER_HOUR))
+    course, cloud = carry_forward(fit, planned, model.variation, now)
     step_h = max(step_h, (back_h + ahead_h) / MOST_POINTS)
     grid = now + step_h * np.arange(-round(back_h / step_h), round(ahead_h / step_h) + 1)
     corners = np.concatenate(
@@ -70,10 +72,10 @@ def draw(
     )
     corners = corners[(corners > grid[0]) & (corners < grid[-1])]
     times_h: Times = np.unique(np.concatenate([grid, corners]))
-    levels, _, _ = solve_points(course, fit.cloud.points, times_h)
+    levels, _, _ = solve_points(course, cloud.points, times_h)
     if not np.isfinite(levels).all():
         raise MathsError(f"the simulated level of {model.model} is not finite")
-    weights = fit.cloud.weights
+    weights = cloud.weights
     quantiles = [
         tuple(weighted_quantile(levels[:, i], weights, q) for i in range(len(times_h)))
         for q in (0.5, 0.05, 0.95)

@@ -16,7 +16,8 @@ from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck
 from twinstate.history import Entry
 from twinstate.risk.assess import Interval, Risk
 from twinstate.risk.episodes import tell_story
-from twinstate.timeline import Timeline, WindowKey
+from twinstate.telemetry import Telemetry
+from twinstate.timeline import Timeline
 from twinstate.twin import Rules, Twin, TwinDocument, TwinMemory
 from twinstate.types import NS_PER_HOUR
 
@@ -126,10 +127,7 @@ def _earlier(
     """
     timeline = Timeline(
         entries={e.identity: e for e in document.entries if e.event_time <= moment},
-        windows={
-            signal: {WindowKey(release, share.index): share for release, share in shares if release <= moment}
-            for signal, shares in document.windows.items()
-        },
+        telemetry=Telemetry.of(Telemetry.of(document.windows).stored(until=moment)),
         watermark=moment,
     )
     twin = Twin(document.patient, timeline, opening=memory.opening, settled_revised=memory.settled_revised)
@@ -290,6 +288,7 @@ def _channel(channel: ChannelEstimate | None) -> answers.Channel | None:
         rise_ahead=_interval(channel.rise_ahead, channel.unit),
         windows=dict(zip(WINDOW_VERDICTS, channel.windows, strict=True)),
         last_window=instant(channel.last_window) if channel.last_window else None,
+        distrusted=channel.distrusted,
     )
 
 

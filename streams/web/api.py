@@ -1,12 +1,10 @@
-"""The HTTP API over the queries: reads only, answers JSON, knows no store."""
+"""The HTTP API over the queries, and beside them the intake of records: answers JSON, knows no store."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Awaitable
-from importlib import resources
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
@@ -26,8 +24,11 @@ from streams.queries.answers import ForecastAnswer, RisksAnswer, State, TwinAnsw
 from streams.queries.listing import Sort
 from streams.web import metrics
 from streams.web.access import AccessLog
+from streams.web.intake import Intake
+from streams.web.intake_routes import intake_routes
 from streams.web.parameters import AsOfText, Patient, read_as_of
-from streams.web.problems import MEDIA_TYPE, Problem, handle_problems
+from streams.web.problems import MEDIA_TYPE, Problem, ProblemError, handle_problems
+from streams.web.shown import example
 from streams.web.token import admits
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The question has no answer as asked",
         401: "The bearer token is missing or wrong",
+        403: "The token is for sending records",
         404: "No such twin or drug",
         409: "The twin cannot be forecast as it stands",
         422: "A parameter breaks its rule",
@@ -55,18 +57,15 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def example(name: str) -> dict[str, Any]:
-    """An answer from `examples/`, as OpenAPI shows it."""
-    text = resources.files("streams.web").joinpath("examples", f"{name}.json").read_text("utf-8")
-    return {"content": {"application/json": {"example": json.loads(text)}}}
-
-
-def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_within_s: float) -> FastAPI:
+def create_api(
+    queries: Queries, token: str, intake: Intake | None, *, open_metrics: bool, answer_within_s: float
+) -> FastAPI:
     """Make the application.
 
     Args:
         queries: What it answers from.
-        token: Every path below /v1 asks for it.
+        token: Every path below /v1 that reads asks for it.
+        intake: Takes records, with a token of its own; None for an API that only answers.
         open_metrics: /metrics answers without the token: right on loopback only.
         answer_within_s: Longest time for one answer.
     """
@@ -79,6 +78,10 @@ def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_withi
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
     ) -> None:
         if not admits(request.headers.get("authorization"), token):
+            if intake is not None and admits(request.headers.get("authorization"), intake.token):
+                raise ProblemError(
+                    "forbidden", "this token sends records; reading needs that of web.token_file"
+                )
             raise HTTPException(401, "send the header Authorization: Bearer <the content of the token file>")
 
     async def within(answer: Awaitable[T]) -> T:
@@ -151,6 +154,7 @@ def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_withi
         return await within(queries.risks())
 
     app.include_router(v1)
+    app.include_router(intake_routes(intake, token))
 
     @app.get("/livez", summary="The process answers", tags=["service"])
     async def livez() -> dict[str, str]:
@@ -170,7 +174,7 @@ def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_withi
 
     @app.get("/metrics", summary="For Prometheus", tags=["service"], response_class=Response)
     async def prometheus(request: Request) -> Response:
-        """Ten figures without patient labels. Without a token only where the API listens on loopback."""
+        """Figures without patient labels. Without a token only where the API listens on loopback."""
         if not open_metrics and not admits(request.headers.get("authorization"), token):
             raise HTTPException(
                 401, "beyond loopback, metrics need the token: authorization in the scrape's settings"
@@ -179,7 +183,8 @@ def create_api(queries: Queries, token: str, *, open_metrics: bool, answer_withi
             counts = await within(queries.counts())
         except (StoreUnavailableError, TimeoutError):
             counts = None
-        body = metrics.render_metrics(counts, queries.rules.library.fingerprint)
+        more = () if intake is None else (intake.metrics,)
+        body = metrics.render_metrics(counts, queries.rules.library.fingerprint, *more)
         return Response(body, media_type=metrics.MEDIA_TYPE)
 
     app.add_middleware(AccessLog)

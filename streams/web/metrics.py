@@ -67,15 +67,18 @@ class _Snapshot(Collector):
         )
 
 
-def render_metrics(counts: Counts | None, library_fingerprint: str) -> bytes:
+def render_metrics(counts: Counts | None, library_fingerprint: str, *more: Collector) -> bytes:
     """Write the exposition.
 
     Args:
         counts: From the queries; None when Redis did not answer, which is a metric too.
         library_fingerprint: Of the library this process read.
+        more: Figures of this process itself.
     """
     registry = CollectorRegistry()
     registry.register(_Snapshot(counts, library_fingerprint))
+    for collector in more:
+        registry.register(collector)
     return generate_latest(registry)
 
 

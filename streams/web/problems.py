@@ -40,12 +40,45 @@ KINDS: dict[str, Kind] = {
     "invalid-parameter": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A parameter breaks its rule"),
     "unauthorized": Kind(HTTPStatus.UNAUTHORIZED, "A bearer token is needed"),
     "no-such-path": Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
-    "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path is read with GET"),
+    "method-not-allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not answer to this method"),
+    "forbidden": Kind(HTTPStatus.FORBIDDEN, "The token is for something else"),
+    "intake-off": Kind(HTTPStatus.FORBIDDEN, "This service takes no records"),
+    "body-too-slow": Kind(HTTPStatus.REQUEST_TIMEOUT, "The body came too slowly"),
+    "too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is larger than allowed"),
+    "unsupported-media-type": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Records come as JSON or NDJSON"),
+    "bad-records": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A record breaks its rule; none was sent"),
+    "too-many-waiting": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many records wait for the broker"),
+    "not-acknowledged": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka did not acknowledge in time"),
     "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Not ready to answer"),
     "store-unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The store of twins does not answer"),
     "too-slow": Kind(HTTPStatus.GATEWAY_TIMEOUT, "The answer took too long"),
     "fault": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "A fault of this service"),
 }
+
+
+class ProblemError(Exception):
+    """Leaves a route as a problem.
+
+    Args:
+        slug: A key of `KINDS`.
+        detail: What is wrong here, and the way out.
+        headers: Of the response.
+        errors: One entry a fault, where there may be several.
+    """
+
+    def __init__(
+        self,
+        slug: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.slug = slug
+        self.detail = detail
+        self.headers = headers
+        self.errors = errors
 
 
 class Problem(BaseModel):
@@ -55,7 +88,9 @@ class Problem(BaseModel):
     title: str = Field(examples=["There is no twin of this patient"])
     status: int = Field(examples=[404])
     detail: str
-    errors: list[dict[str, str]] | None = Field(default=None, description="One entry a faulty parameter")
+    errors: list[dict[str, str]] | None = Field(
+        default=None, description="One entry a faulty parameter or record"
+    )
 
 
 def problem(slug: str, detail: str, *, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
@@ -89,6 +124,11 @@ def handle_problems(app: FastAPI) -> None:
     async def question(request: Request, error: QuestionError) -> JSONResponse:
         return problem(error.slug, error.text)
 
+    @app.exception_handler(ProblemError)
+    async def told(request: Request, error: ProblemError) -> JSONResponse:
+        more = {} if error.errors is None else {"errors": error.errors}
+        return problem(error.slug, error.detail, headers=error.headers, **more)
+
     @app.exception_handler(StoreUnavailableError)
     async def unavailable(request: Request, error: StoreUnavailableError) -> JSONResponse:
         return problem("store-unavailable", f"{error}; try again", headers={"Retry-After": "1"})
@@ -109,7 +149,9 @@ def handle_problems(app: FastAPI) -> None:
             return problem("unauthorized", str(error.detail), headers={"WWW-Authenticate": "Bearer"})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             return problem(
-                "method-not-allowed", "this API only answers questions", headers=dict(error.headers or {})
+                "method-not-allowed",
+                "records are sent with POST /v1/records, all else is read with GET",
+                headers=dict(error.headers or {}),
             )
         return problem("no-such-path", "/openapi.json lists the paths there are")
 

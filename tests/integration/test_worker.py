@@ -72,6 +72,7 @@ def test_records_become_twins_and_risk_once_and_in_order(ward: Ward) -> None:
     ward.check()
 
 
+@pytest.mark.row("1")
 @pytest.mark.faults
 @pytest.mark.parametrize(
     "place", ["in_acquire:2", "before_apply:5", "after_apply_before_reply:5", "after_publish_before_ack:3"]
@@ -93,6 +94,7 @@ def test_worker_killed_at_a_fail_point_loses_and_doubles_nothing(
     ward.check()
 
 
+@pytest.mark.row("1")
 @pytest.mark.faults
 def test_worker_killed_at_random_loses_and_doubles_nothing(
     ward: Ward, record_property: Callable[[str, object], None]
@@ -113,6 +115,7 @@ def test_worker_killed_at_random_loses_and_doubles_nothing(
     ward.check()
 
 
+@pytest.mark.row("2")
 @pytest.mark.faults
 def test_first_of_two_workers_with_one_instance_id_exits_75(ward: Ward) -> None:
     first = ward.worker("same")
@@ -128,6 +131,7 @@ def test_first_of_two_workers_with_one_instance_id_exits_75(ward: Ward) -> None:
     ward.check()
 
 
+@pytest.mark.row("2")
 @pytest.mark.faults
 def test_paused_worker_finds_itself_replaced_and_does_no_harm(ward: Ward) -> None:
     zombie, other = ward.worker("w1"), ward.worker("w2")
@@ -161,6 +165,7 @@ def test_two_workers_share_the_partitions_and_one_leaves_in_order(ward: Ward) ->
     ward.check()
 
 
+@pytest.mark.row("transactions")
 def test_bad_and_transactional_records_do_not_stop_the_partition(ward: Ward) -> None:
     ward.worker()
     records = ward.topics.names.records
@@ -193,6 +198,7 @@ def test_bad_and_transactional_records_do_not_stop_the_partition(ward: Ward) -> 
     assert sum(dead) == 3 + 4 + 1 + 1
 
 
+@pytest.mark.row("5", "NOSCRIPT")
 @pytest.mark.faults
 def test_redis_killed_twice_loses_and_doubles_nothing(
     private_ward: Ward, private_redis: EmbeddedRedis
@@ -210,6 +216,7 @@ def test_redis_killed_twice_loses_and_doubles_nothing(
     private_ward.check()
 
 
+@pytest.mark.row("6", "22")
 @pytest.mark.faults
 def test_redis_set_back_to_an_old_state_is_healed_without_a_second_event(
     private_ward: Ward, private_redis: EmbeddedRedis, tmp_path: Path
@@ -234,6 +241,7 @@ def test_redis_set_back_to_an_old_state_is_healed_without_a_second_event(
     private_ward.check()
 
 
+@pytest.mark.row("22")
 @pytest.mark.faults
 def test_emptied_redis_is_filled_again_from_the_log(private_ward: Ward, private_redis: EmbeddedRedis) -> None:
     worker = private_ward.worker()
@@ -247,6 +255,7 @@ def test_emptied_redis_is_filled_again_from_the_log(private_ward: Ward, private_
     private_ward.check()
 
 
+@pytest.mark.row("4")
 @pytest.mark.faults
 def test_kafka_killed_twice_loses_and_doubles_nothing(
     private_ward: Ward, private_kafka: EmbeddedKafka
@@ -263,6 +272,7 @@ def test_kafka_killed_twice_loses_and_doubles_nothing(
     private_ward.check()
 
 
+@pytest.mark.row("late Kafka")
 @pytest.mark.faults
 def test_worker_started_before_its_servers_waits_for_them(tmp_path: Path, group: str) -> None:
     kafka, store = EmbeddedKafka(tmp_path / "kafka"), EmbeddedRedis(tmp_path / "redis")
@@ -319,6 +329,7 @@ def set_topic(ward: Ward, topic: str, key: str, value: str) -> None:
         answer.result(10)
 
 
+@pytest.mark.row("18")
 def test_position_that_retention_has_passed_stops_the_worker(ward: Ward) -> None:
     worker = ward.worker()
     ward.send(400)
@@ -345,6 +356,7 @@ def test_position_after_the_end_of_the_log_stops_the_worker(ward: Ward, redis_cl
     assert "The topic was made anew" in ward.workers[0].tail()
 
 
+@pytest.mark.row("20")
 def test_redis_that_may_evict_stops_the_worker_with_a_reason(ward: Ward, redis_client: redis.Redis) -> None:
     redis_client.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -355,6 +367,7 @@ def test_redis_that_may_evict_stops_the_worker_with_a_reason(ward: Ward, redis_c
         redis_client.config_set("maxmemory-policy", "noeviction")
 
 
+@pytest.mark.row("27")
 def test_other_fingerprint_stops_the_worker_and_names_the_rebuild(
     ward: Ward, redis_client: redis.Redis
 ) -> None:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from streams.adapters.record_intake import Place
 from streams.queries.answers import Counts
+from streams.web.intake import IntakeMetrics
 from streams.web.metrics import render_metrics
 from streams.web.problems import KINDS
+
+
+class NothingSent:
+    waiting = 0
+
+    async def send(self, records: Sequence[tuple[str, bytes]]) -> list[Place]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
@@ -29,7 +43,9 @@ def test_page_lists_every_metric_with_its_labels() -> None:
         seen_s={0: 1.0},
         fingerprints=("f",),
     )
-    text = render_metrics(counts, "0" * 64).decode()
+    intake = IntakeMetrics(NothingSent())
+    intake.refused["too-large"] = intake.bad["late"] = 1
+    text = render_metrics(counts, "0" * 64, intake).decode()
     exposed = {}
     for name, labels in re.findall(r"^(twin_\w+)(?:\{(.*)\})? ", text, re.MULTILINE):
         exposed[name] = set(re.findall(r'(\w+)="', labels))

@@ -157,8 +157,14 @@ BAD = {
         "twin signals",
     ),
     "an unknown drug": (raw(record("dose", changed(DOSE, drug="unobtainium"))), "unknown_drug", "vancomycin"),
+    "a frame without its device": (raw(record("wearable", FRAME)), "bad_frame", "device:sequence"),
+    "a frame whose sequence is no number": (
+        raw(record("wearable", FRAME, id="watch:one")),
+        "bad_frame",
+        "device:sequence",
+    ),
     "an unknown signal": (
-        raw(record("wearable", changed(FRAME, signal="aura"))),
+        raw(record("wearable", changed(FRAME, signal="aura"), id="watch:1")),
         "unknown_signal",
         "twin signals",
     ),
@@ -200,7 +206,7 @@ BAD = {
         "1200 doses",
     ),
     "samples that end before the frame": (
-        raw(record("wearable", changed(FRAME, period_s=None, offsets_s=[-3, -2, -1]))),
+        raw(record("wearable", changed(FRAME, period_s=None, offsets_s=[-3, -2, -1]), id="watch:1")),
         "bad_frame",
         "last sample",
     ),
@@ -238,17 +244,17 @@ BAD = {
         "amount",
     ),
     "a frame over two hours": (
-        raw(record("wearable", changed(FRAME, values=[400] * 121))),
+        raw(record("wearable", changed(FRAME, values=[400] * 121), id="watch:1")),
         "bad_frame",
         "one hour at most",
     ),
     "samples without times": (
-        raw(record("wearable", changed(FRAME, period_s=None))),
+        raw(record("wearable", changed(FRAME, period_s=None), id="watch:1")),
         "bad_frame",
         "period_s",
     ),
     "samples from after the frame": (
-        raw(record("wearable", changed(FRAME, period_s=None, offsets_s=[-1, 0, 1]))),
+        raw(record("wearable", changed(FRAME, period_s=None, offsets_s=[-1, 0, 1]), id="watch:1")),
         "bad_frame",
         "last sample",
     ),

@@ -77,6 +77,9 @@ class FakeStore:
     async def owns(self, lease: Lease) -> bool:
         return lease.epoch == self.epoch
 
+    async def whereabouts(self, lease: Lease) -> int | None:
+        return self.position if lease.epoch == self.epoch else None
+
     async def pending(self, partition: int, outbox: OutboxName, count: int) -> list[OutboxEntry]:
         return []
 
@@ -246,6 +249,26 @@ def test_store_that_lost_its_tail_is_filled_again() -> None:
 
     run(scenario())
     bench.check()
+
+
+def test_store_that_lost_its_tail_is_filled_again_though_no_record_follows() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        lost = False
+
+        def healed() -> bool:
+            nonlocal lost
+            if bench.store.position == 12 and not lost:
+                lost = True
+                bench.store.position, bench.store.twins, bench.store.applied = 0, {}, []
+            return lost and bench.store.position == 12
+
+        await bench.drive(healed)
+
+    run(scenario())
+    bench.check()
+    assert bench.processor.status.rolled_back == 1
 
 
 def test_conflict_is_computed_again_from_what_is_stored() -> None:

@@ -63,7 +63,8 @@ def test_an_order_of_long_ago_with_doses_ahead_is_in_force() -> None:
 
 
 def test_one_drugs_failing_arithmetic_does_not_hide_the_overdose_of_another() -> None:
-    # Of so little nothing can be measured; the model's residual is proportional, so no parameters explain the level.
+    # Of so little nothing can be measured; the model's residual is proportional, so no parameters explain the levels,
+    # and that both of them are wrong is not held possible.
     poisoned = dose(1e-290, "quinidine", "oral")
     theophylline = {"drug": "theophylline", "status": "given", "route": "oral"}
     heart = {"severe_heart_or_liver_failure": False, "creatinine_clearance": {"value": 75, "unit": "mL/min"}}
@@ -72,6 +73,7 @@ def test_one_drugs_failing_arithmetic_does_not_hide_the_overdose_of_another() ->
             admitted(**heart),
             send("p-1", "dose", "d1", 1.0, poisoned),
             send("p-1", "lab", "l1", 5.0, level(4.0, "quinidine")),
+            send("p-1", "lab", "l2", 5.5, level(4.0, "quinidine")),
             send("p-1", "dose", "d2", 6.0, {**theophylline, "amount": {"value": 20, "unit": "g"}}),
         ]
     )

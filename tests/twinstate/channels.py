@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from tests.twinstate.courses import START_H, Given, course
 from twinstate.assimilation.channel_model import channel_model
-from twinstate.assimilation.windows import WINDOW_NS, Readings, fold_frame, window_start_h
+from twinstate.assimilation.readings import DeviceWindow, Readings, from_device
+from twinstate.assimilation.windows import WINDOW_NS, fold_frame, window_start_h
 from twinstate.catalogue import Bounds, Signal
 from twinstate.drug import Channel, Rhythm
-from twinstate.history import Window
 from twinstate.pk.course import Course
 from twinstate.types import NS_PER_HOUR
 
@@ -56,16 +56,18 @@ def readings(value: Floats, *, start: int = FIRST, scatter: float = 4.0, every: 
         value=value.astype(np.float64),
         scatter=np.full(len(value), scatter),
         usable=np.ones(len(value), dtype=np.int64),
+        device=np.zeros(len(value), dtype=np.int64),
+        marks=np.zeros(len(value), dtype=np.int64),
     )
 
 
-def windows_of(value: Floats, *, each: int = 5, start: int = FIRST) -> list[Window]:
-    """`each` equal samples in each window."""
-    samples = [float(v) for v in value for _ in range(each)]
+def windows_of(value: Floats, *, each: int = 5, start: int = FIRST) -> list[DeviceWindow]:
+    """`each` samples in each window, one step apart at most: equal ones would be a flat line."""
+    samples = [float(v) + (k + 1) % 3 - 1 for v in value for k in range(each)]
     times = [
         (start + i) * WINDOW_NS + k * (WINDOW_NS // each) for i in range(len(value)) for k in range(each)
     ]
-    return list(fold_frame(samples, times, QTC))
+    return list(from_device("patch", fold_frame(samples, times, QTC)))
 
 
 def operator_at(time_h: float, occupancy: float) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,10 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
 from tests.twinstate.courses import START_H, Given, course, log_parameters
-from twinstate.assimilation.record import Gaussian, Labs, Residual
+from twinstate.assimilation.observation import Labs, labs_under
+from twinstate.assimilation.posterior import Posterior, assimilate
+from twinstate.assimilation.record import Gaussian
+from twinstate.drug import Residual
 from twinstate.pk.course import INTO_DEPOT, Course
 from twinstate.pk.propagate import solve, solve_points
 
@@ -55,14 +59,29 @@ def tacrolimus_like() -> Model:
     return Model(course(2, doses, [(0.0, row)], index), prior, Residual(0.12, 0.3))
 
 
+def levels_of(
+    model: Model, hours: Sequence[float], values: Sequence[float], censored: Sequence[int] = ()
+) -> Labs:
+    """Levels at hours after `START_H`; `censored` says which lie below their value."""
+    below = np.array(censored if len(censored) else [0] * len(hours), dtype=np.int64)
+    return labs_under(
+        model.residual, START_H + np.array(hours, dtype=float), np.array(values, dtype=float), below
+    )
+
+
+def posterior_of(model: Model, labs: Labs) -> Posterior:
+    """The product's estimate."""
+    return assimilate(model.course, labs, model.prior)
+
+
 def draw_labs(model: Model, random: np.random.Generator, levels: int, limit: float = 0.0) -> Labs:
     """Levels of one patient drawn from the model; those below `limit` mg/L are censored."""
     eta = random.multivariate_normal(np.zeros(len(model.prior)), model.prior)
     time_h = START_H + np.sort(random.uniform(1.0, 110.0, levels))
     concentration, _, _ = solve(model.course, eta, time_h)
-    sd = np.hypot(model.residual.proportional * concentration, model.residual.additive_mg_L)
+    sd = np.hypot(model.residual.proportional * concentration, model.residual.additive)
     value = np.maximum(concentration + sd * random.normal(size=levels), 0.05)
-    return Labs(time_h, np.maximum(value, limit), (value < limit).astype(np.int64))
+    return labs_under(model.residual, time_h, np.maximum(value, limit), (value < limit).astype(np.int64))
 
 
 def _log_normal_density(x: Floats, mean: Floats, covariance: Floats) -> Floats:
@@ -89,8 +108,8 @@ def reference_posterior(model: Model, labs: Labs, near: Gaussian, seed: int) -> 
     )
     densities = [np.log(share) + _log_normal_density(draws, *moments) for share, *moments in parts]
     predicted, _, _ = solve_points(model.course, draws, labs.time_h)
-    sd = np.hypot(model.residual.proportional * predicted, model.residual.additive_mg_L)
-    scaled = (labs.value_mg_L - predicted) / sd
+    sd = np.hypot(model.residual.proportional * predicted, model.residual.additive)
+    scaled = (labs.value - predicted) / sd
     log_likelihood = np.where(labs.censored == 1, log_ndtr(scaled), -0.5 * scaled**2 - np.log(sd)).sum(axis=1)
     log_weight = _log_normal_density(draws, np.zeros(etas), model.prior) + log_likelihood
     log_weight -= np.logaddexp.reduce(densities, axis=0)

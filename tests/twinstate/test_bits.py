@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.twinstate.patients import Model, draw_labs, tacrolimus_like, vancomycin_like
-from twinstate.assimilation.record import Labs, assimilate_record
-from twinstate.assimilation.refine import refine
+from tests.twinstate.patients import Model, draw_labs, posterior_of, tacrolimus_like, vancomycin_like
+from twinstate.assimilation.observation import Labs
 from twinstate.pk.propagate import solve_points
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +29,10 @@ def patients() -> list[tuple[Model, Labs]]:
 
 def digest(patient: tuple[Model, Labs]) -> str:
     model, labs = patient
-    gaussian = assimilate_record(model.course, labs, model.prior, model.residual)
-    cloud = refine(model.course, labs, model.prior, model.residual, gaussian)
+    cloud = posterior_of(model, labs).cloud
     trajectories = solve_points(model.course, cloud.points, labs.time_h)
     content = b"".join(
-        part.tobytes()
-        for part in (*gaussian[:2], cloud.points, cloud.weights, cloud.mean, cloud.covariance, *trajectories)
+        part.tobytes() for part in (cloud.points, cloud.weights, cloud.mean, cloud.covariance, *trajectories)
     )
     return hashlib.sha256(content).hexdigest()
 

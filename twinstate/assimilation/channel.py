@@ -8,13 +8,12 @@ starts from the prior.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.assimilation.analysis import analyse
 from twinstate.assimilation.channel_model import (
     BASELINE,
     EFFECT,
@@ -25,11 +24,11 @@ from twinstate.assimilation.channel_model import (
     observe,
     occupancy,
 )
-from twinstate.assimilation.linear import root
-from twinstate.assimilation.windows import Readings, readings_of
+from twinstate.assimilation.linear import root, symmetrise
+from twinstate.assimilation.readings import DeviceWindow, Readings, devices_of, readings_of
+from twinstate.catalogue import Signal
 from twinstate.drug import Channel
 from twinstate.errors import MathsError
-from twinstate.history import Window
 from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import solve_points
@@ -38,10 +37,23 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # An innovation beyond so many SD is softened (its noise raised until it is just that many); beyond the second bound
-# the window is left out, but not for more than half an hour on end: what lasts is a change, not an artefact.
+# the window is left out, but not for more than half an hour on end: what lasts is a change, not an artefact. The
+# device is not trusted from then on, and the change is laid at the baseline's door.
 SOFTEN_SD = 3.0
 REJECT_SD = 5.0
 LONGEST_REJECTION = 6
+# A slow drift makes innovations that are small but all of one sign: a two-sided cumulative sum of them (in SD), with
+# this allowance a window and this limit, is crossed by chance once in 26,000 windows of a calibrated filter
+# (Siegmund 1985, Sequential Analysis, 2.5: half of (exp(2kb) - 2kb - 1) / 2k^2 with b = h + 1.166).
+DRIFT_ALLOWANCE_SD = 0.5
+DRIFT_LIMIT_SD = 9.0
+# So far from what was published no wearable moves a drug's effect, whatever it reads: in SD between subjects.
+LARGEST_INFLUENCE_SD = 3.0
+# A device that changed its mind is followed only when no other one, still trusted, was heard within an hour.
+OTHERS_HEARD_WINDOWS = 12
+
+LOST_BY = ("", "jump", "drift")
+JUMP, DRIFT = 1, 2
 
 VERDICTS = ("taken", "softened", "rejected", "unusable")
 TAKEN, SOFTENED, REJECTED, UNUSABLE = 0, 1, 2, 3
@@ -78,6 +90,9 @@ class ChannelState(NamedTuple):
         scatter: Variance of the last usable window's median round the signal.
         counts: Windows so far by verdict, in the order of `VERDICTS`.
         last: The last window.
+        distrusted: Devices that have lost trust among the windows that count, each `name:jump` (over half an hour far
+            from every forecast) or `name:drift` (small misses all of one sign): their windows move baseline and noise,
+            never the drug's effect.
     """
 
     time_h: float
@@ -86,6 +101,7 @@ class ChannelState(NamedTuple):
     scatter: float
     counts: tuple[int, int, int, int]
     last: LastWindow
+    distrusted: tuple[str, ...] = ()
 
     @property
     def own_covariance(self) -> Floats:
@@ -126,6 +142,7 @@ class Pass(NamedTuple):
         last: Position of the last window, -1 before the first, (ends,).
         forecast: Mean and SD of every window's forecast, (windows, 2); NaN where none was made.
         verdict: Of every window, (windows,).
+        lost: Of each device why it is no longer trusted, a position in `LOST_BY`, (ends, devices).
     """
 
     mean: Floats
@@ -136,6 +153,7 @@ class Pass(NamedTuple):
     last: Integers
     forecast: Floats
     verdict: Integers
+    lost: Integers
 
 
 @kernel
@@ -180,6 +198,71 @@ def considered_occupancy(
 
 
 @kernel
+def correct(
+    mean: Floats,
+    covariance: Floats,
+    operator: Floats,
+    innovation: float,
+    noise: float,
+    considered: int,
+    hold_effect: bool,
+) -> float:
+    """Correct the state with one reading, in place; Joseph's form, which holds for any gain.
+
+    Args:
+        mean: (considered + 5,).
+        covariance: (considered + 5, considered + 5).
+        operator: How the states enter the reading, (considered + 5,).
+        innovation: Reading less its forecast.
+        noise: Variance of the reading round the signal.
+        considered: Leading states that keep their mean.
+        hold_effect: The drug's effect keeps its mean too: its uncertainty counts, the reading does not correct it.
+
+    Returns:
+        How far the effect's mean moved.
+    """
+    states = mean.size
+    cross = np.empty(states)
+    variance = noise
+    for row in range(states):
+        cross[row] = 0.0
+        for column in range(states):
+            cross[row] += covariance[row, column] * operator[column]
+        variance += operator[row] * cross[row]
+    gain = cross / variance
+    gain[:considered] = 0.0
+    if hold_effect:
+        gain[considered + EFFECT] = 0.0
+    across = np.empty(states)
+    for row in range(states):
+        mean[row] += gain[row] * innovation
+        across[row] = 0.0
+        for column in range(states):
+            covariance[row, column] -= gain[row] * cross[column]
+            across[row] += covariance[row, column] * operator[column]
+    for row in range(states):
+        for column in range(states):
+            covariance[row, column] += (noise * gain[row] - across[row]) * gain[column]
+    symmetrise(covariance)
+    return float(gain[considered + EFFECT] * innovation)
+
+
+@kernel
+def _forecast(
+    mean: Floats, covariance: Floats, operator: Floats, considered: int, noise: float
+) -> tuple[float, float]:
+    """Expected reading and its variance."""
+    expected = 0.0
+    variance = noise
+    for row in range(mean.size):
+        if row >= considered:
+            expected += operator[row] * mean[row]
+        for column in range(mean.size):
+            variance += operator[row] * covariance[row, column] * operator[column]
+    return expected, variance
+
+
+@kernel
 def filter_windows(
     model: ChannelModel,
     readings: Readings,
@@ -209,6 +292,7 @@ def filter_windows(
         np.empty(ends, np.int64),
         np.full((windows, 2), np.nan),
         np.full(windows, UNUSABLE, np.int64),
+        np.zeros((ends, readings.device.max() + 1 if windows else 0), np.int64),
     )
     mean = np.zeros(states)
     mean[considered:] = model.mean
@@ -216,13 +300,19 @@ def filter_windows(
     for state in range(considered):
         covariance[state, state] = 1.0
     covariance[considered:, considered:] = model.covariance
-    operator = np.zeros((1, states))
-    observed = np.empty(1)
-    noise = np.empty((1, 1))
+    operator = np.zeros(states)
+    devices = result.lost.shape[1]
+    lost = np.zeros(devices, np.int64)
+    seen = np.zeros(devices, np.int64)
+    agreed = np.full(
+        devices, -OTHERS_HEARD_WINDOWS, np.int64
+    )  # last window within `SOFTEN_SD` of its forecast
+    rejections = np.zeros(devices, np.int64)
+    drift = np.zeros((devices, 2))
+    furthest = LARGEST_INFLUENCE_SD * math.sqrt(model.covariance[EFFECT, EFFECT])
     counts = np.zeros(4, np.int64)
     scatter = model.scatter_sd * model.scatter_sd
     now_h = np.nan
-    rejections = 0
     window = 0
     for end in range(ends):
         while window < windows and readings.end_h[window] <= end_h[end]:
@@ -232,31 +322,63 @@ def filter_windows(
             now_h = time_h
             verdict = UNUSABLE
             if readings.usable[window] == 1:
-                observe(model, time_h, operator[0, considered:])
-                operator[0, considered + EFFECT] = expected[window]
+                device = readings.device[window]
+                if seen[device] == 0 and seen.sum() > 0:  # another device reads another baseline
+                    offset = model.noise_cv * mean[considered + BASELINE]
+                    covariance[considered + BASELINE, considered + BASELINE] += offset * offset
+                seen[device] = 1
+                observe(model, time_h, operator[considered:])
+                operator[considered + EFFECT] = expected[window]
                 for eta in range(considered):
-                    operator[0, eta] = mean[considered + EFFECT] * slope[window, eta]
-                observed[0] = readings.value[window]
+                    operator[eta] = mean[considered + EFFECT] * slope[window, eta]
                 scatter = readings.scatter[window]
-                noise[0, 0] = scatter
-                step = analyse(mean, covariance, observed, operator, noise, considered)
-                variance = step.innovation_covariance[0, 0]
-                result.forecast[window, 0] = observed[0] - step.innovation[0]
+                noise = scatter
+                # The considered states stand at 0: their part of the forecast is nothing.
+                forecast, variance = _forecast(mean, covariance, operator, considered, noise)
+                innovation = readings.value[window] - forecast
+                result.forecast[window, 0] = forecast
                 result.forecast[window, 1] = math.sqrt(variance)
-                miss = abs(step.innovation[0]) / math.sqrt(variance)
+                miss = abs(innovation) / math.sqrt(variance)
                 verdict = TAKEN
-                if miss > REJECT_SD and rejections < LONGEST_REJECTION:
+                if miss > REJECT_SD:
+                    rejections[device] += 1
                     verdict = REJECTED
-                    rejections += 1
-                elif miss > SOFTEN_SD:
-                    verdict = SOFTENED
-                    noise[0, 0] += variance * ((miss / SOFTEN_SD) * (miss / SOFTEN_SD) - 1.0)
-                    step = analyse(mean, covariance, observed, operator, noise, considered)
-                if miss <= REJECT_SD:
-                    rejections = 0
+                    others = False
+                    for other in range(devices):
+                        if other != device and lost[other] == 0:
+                            others |= readings.window[window] - agreed[other] < OTHERS_HEARD_WINDOWS
+                    if rejections[device] > LONGEST_REJECTION:
+                        lost[device] = JUMP
+                        if not others:
+                            verdict = SOFTENED
+                            rejections[device] = 0
+                            covariance[considered + BASELINE, considered + BASELINE] += (
+                                innovation * innovation
+                            )
+                else:
+                    rejections[device] = 0
+                    if miss > SOFTEN_SD:
+                        verdict = SOFTENED
+                        noise += variance * ((miss / SOFTEN_SD) * (miss / SOFTEN_SD) - 1.0)
+                    else:
+                        agreed[device] = readings.window[window]
+                    if lost[device] == 0:
+                        lean = min(max(innovation / math.sqrt(variance), -SOFTEN_SD), SOFTEN_SD)
+                        drift[device, 0] = max(0.0, drift[device, 0] + lean - DRIFT_ALLOWANCE_SD)
+                        drift[device, 1] = max(0.0, drift[device, 1] - lean - DRIFT_ALLOWANCE_SD)
+                        if drift[device].max() > DRIFT_LIMIT_SD:
+                            lost[device] = DRIFT
                 if verdict != REJECTED:
-                    mean[:] = step.mean
-                    covariance[:] = step.covariance
+                    before = mean.copy()
+                    spread = covariance.copy()
+                    moved = correct(
+                        mean, covariance, operator, innovation, noise, considered, lost[device] > 0
+                    )
+                    if moved != 0.0 and abs(mean[considered + EFFECT] - model.mean[EFFECT]) > furthest:
+                        mean[:] = before
+                        covariance[:] = spread
+                        correct(mean, covariance, operator, innovation, noise, considered, True)
+                        verdict = SOFTENED
             result.verdict[window] = verdict
             counts[verdict] += 1
             window += 1
@@ -266,30 +388,29 @@ def filter_windows(
         result.scatter[end] = scatter
         result.counts[end] = counts
         result.last[end] = window - 1
+        result.lost[end] = lost
     return result
 
 
 def assimilate_windows(
-    windows: Iterable[Window],
-    resolution: float,
+    windows: Iterable[DeviceWindow],
+    signal: Signal,
     channel: Channel,
     course: Course,
     eta_mean: Floats,
     eta_covariance: Floats,
     end_h: Floats,
-    device_sd: float | None = None,
 ) -> tuple[ChannelState, ...]:
     """Estimate a channel from its windows, as of several times under one lab posterior.
 
     Args:
-        windows: Those that count, merged, one for each index, in any order.
-        resolution: The signal's step, in its unit.
+        windows: Those that count, one for each index and device, in any order.
+        signal: Of the channel.
         channel: How the drug moves the signal.
         course: Doses given.
         eta_mean: Lab posterior's mean, (eta,).
         eta_covariance: Its covariance, (eta, eta).
         end_h: Times asked about, ascending, hours since 1970, (ends,); a window counts from its end on.
-        device_sd: Published SD of one sample of the device, in the signal's unit; None where unknown.
 
     Returns:
         One state for each time asked about; a pure function of the arguments.
@@ -297,9 +418,10 @@ def assimilate_windows(
     Raises:
         MathsError: The estimate is not finite.
     """
+    heard = tuple(windows)
     model = channel_model(channel)
-    readings = readings_of(windows, resolution, model.scatter_sd, device_sd)
-    return assimilate_model(model, readings, course, eta_mean, eta_covariance, end_h)
+    readings = readings_of(heard, signal, model.scatter_sd)
+    return assimilate_model(model, readings, course, eta_mean, eta_covariance, end_h, devices_of(heard))
 
 
 def assimilate_model(
@@ -309,8 +431,9 @@ def assimilate_model(
     eta_mean: Floats,
     eta_covariance: Floats,
     end_h: Floats,
+    devices: Sequence[str] = ("device",),
 ) -> tuple[ChannelState, ...]:
-    """`assimilate_windows` once its windows are read and its channel is numbers.
+    """`assimilate_windows` once its windows are read and its channel is numbers; `devices` names `readings.device`.
 
     Raises:
         MathsError: The estimate is not finite.
@@ -337,6 +460,11 @@ def assimilate_model(
                 int(result.counts[end, UNUSABLE]),
             ),
             last=_last_window(readings, result, int(result.last[end])),
+            distrusted=tuple(
+                f"{devices[device]}:{LOST_BY[cause]}"
+                for device, cause in enumerate(result.lost[end])
+                if cause
+            ),
         )
         for end in range(len(end_h))
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from twinstate.assimilation.linear import root, solve_lower_transposed
 from twinstate.assimilation.normal import LOG_SQRT_TWO_PI, log_cumulative
+from twinstate.drug import Residual
 from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
@@ -32,29 +33,57 @@ ETA_LIMIT = 8.0
 
 
 class Labs(NamedTuple):
-    """A patient's levels of one drug, in order of (time drawn, id).
+    """A patient's levels of one drug, in order of (time drawn, id), each with its own spread.
+
+    A level is normal round the prediction f with variance (proportional f)^2 + additive^2; where
+    `logarithmic` is 1 its logarithm is normal round ln f with standard deviation `proportional`.
 
     Attributes:
         time_h: Hours since 1970, ascending, (levels,).
-        value_mg_L: Levels above 0, mg/L; the limit where censored, (levels,).
-        censored: 1 where the level is only known to lie below `value_mg_L`, else 0, (levels,).
+        value: Levels above 0, in the unit of what they measure; the limit where censored, (levels,).
+        censored: 1 where the level is only known to lie below `value`, else 0, (levels,).
+        second: 1 where it measures the second output, 0 where the concentration in mg/L, (levels,).
+        proportional: Standard deviation as a share of the prediction, or of the logarithm, (levels,).
+        additive: Standard deviation in the level's unit, (levels,).
+        logarithmic: 1 or 0, (levels,).
     """
 
     time_h: Floats
-    value_mg_L: Floats
+    value: Floats
     censored: Integers
+    second: Integers
+    proportional: Floats
+    additive: Floats
+    logarithmic: Integers
 
 
-class Residual(NamedTuple):
-    """Residual error of a level: variance (proportional * f)^2 + additive^2.
+def labs_under(
+    residual: Residual, time_h: Floats, value: Floats, censored: Integers, second: int = 0
+) -> Labs:
+    """Levels that all have the residual error of one model.
 
-    Attributes:
-        proportional: Standard deviation as a share of the concentration.
-        additive_mg_L: Standard deviation, mg/L.
+    Args:
+        residual: Residual error.
+        time_h: Hours since 1970, ascending, (levels,).
+        value: Levels above 0; the limit where censored, (levels,).
+        censored: 1 or 0, (levels,).
+        second: 1 when they measure the second output.
     """
+    levels = len(time_h)
+    return Labs(
+        time_h,
+        value,
+        censored,
+        np.full(levels, second, dtype=np.int64),
+        np.full(levels, residual.proportional),
+        np.full(levels, residual.additive),
+        np.full(levels, int(residual.logarithmic), dtype=np.int64),
+    )
 
-    proportional: float
-    additive_mg_L: float
+
+def first_levels(labs: Labs, count: int) -> Labs:
+    """The first `count` levels, as arrays of their own."""
+    return Labs._make(np.array(part[:count]) for part in labs)
 
 
 class Linearisation(NamedTuple):
@@ -72,28 +101,29 @@ class Linearisation(NamedTuple):
 
 
 @kernel
-def log_level(concentration: float, value: float, residual: Residual) -> tuple[float, float]:
-    """Mean and variance of the logarithm of a level of this concentration.
+def log_level(prediction: float, labs: Labs, level: int) -> tuple[float, float]:
+    """Mean and variance of the logarithm of one level, given its prediction.
 
     Args:
-        concentration: Predicted, mg/L.
-        value: The level, mg/L; it sets how small a prediction is told from nought.
-        residual: Residual error.
+        prediction: In the level's unit.
+        labs: Levels; the value sets how small a prediction is told from nought.
+        level: Which.
     """
-    predicted = concentration
-    if predicted < PREDICTION_FLOOR * value:  # false for NaN, which shall pass
-        predicted = PREDICTION_FLOOR * value
-    share = residual.additive_mg_L / predicted
-    variance = residual.proportional * residual.proportional + share * share
+    predicted = prediction
+    if predicted < PREDICTION_FLOOR * labs.value[level]:  # false for NaN, which shall pass
+        predicted = PREDICTION_FLOOR * labs.value[level]
+    variance = labs.proportional[level] * labs.proportional[level]
+    if labs.logarithmic[level] == 1:
+        return math.log(predicted), variance
+    share = labs.additive[level] / predicted
+    variance += share * share
     if variance > LOG_VARIANCE_CAP:
         variance = LOG_VARIANCE_CAP
     return math.log(predicted) - 0.5 * variance, variance
 
 
 @kernel
-def linearise(
-    course: Course, labs: Labs, residual: Residual, mean: Floats, covariance: Floats
-) -> Linearisation:
+def linearise(course: Course, labs: Labs, mean: Floats, covariance: Floats) -> Linearisation:
     """The line through the log-levels that fits best over N(mean, covariance), by cubature points.
 
     The noise is the covariance of what the line leaves over at the points plus the mean residual variance. As
@@ -103,7 +133,6 @@ def linearise(
     Args:
         course: The patient's course.
         labs: Levels, (levels,).
-        residual: Residual error.
         mean: (eta,).
         covariance: (eta, eta).
 
@@ -133,7 +162,8 @@ def linearise(
             point[row] = min(max(mean[row] + side * factor[row, column], -ETA_LIMIT), ETA_LIMIT)
         follow(course, point, labs.time_h, body, concentration, area, second)
         for level in range(levels):
-            h, spread = log_level(concentration[level], labs.value_mg_L[level], residual)
+            prediction = second[level] if labs.second[level] == 1 else concentration[level]
+            h, spread = log_level(prediction, labs, level)
             log_levels[index, level] = h
             middle[level] += h / (2 * etas)
             variance[level] += spread / (2 * etas)
@@ -165,29 +195,39 @@ def linearise(
 
 
 @kernel
-def log_likelihood(concentration: Floats, labs: Labs, residual: Residual) -> float:
-    """Exact log-likelihood of the levels given predicted concentrations (levels,) in mg/L.
+def log_density(prediction: float, labs: Labs, level: int) -> float:
+    """Exact log-likelihood of one level, given its prediction in the level's unit.
 
-    Normal with variance (proportional f)^2 + additive^2; a censored level contributes ln P(level < limit),
-    known as method M3. NaN where a prediction is NaN.
+    A censored level contributes ln P(level < limit), known as method M3. NaN where the prediction is NaN, minus
+    infinity where the level is impossible.
 
     References:
         Beal (2001), J. Pharmacokinet. Pharmacodyn. 28:481-504 (M3).
     """
+    value: float = labs.value[level]
+    constant = LOG_SQRT_TWO_PI
+    if labs.logarithmic[level] == 1:
+        if prediction <= 0.0:
+            return 0.0 if labs.censored[level] == 1 else -math.inf
+        sd = labs.proportional[level]
+        miss: float = (math.log(value) - math.log(prediction)) / sd
+        constant += math.log(value)
+    else:
+        share = labs.proportional[level] * prediction
+        sd = math.sqrt(share * share + labs.additive[level] * labs.additive[level])
+        if sd == 0.0:  # a prediction of nought without additive noise: only "below the limit" can be true
+            return 0.0 if labs.censored[level] == 1 else -math.inf
+        miss = (value - prediction) / sd
+    if labs.censored[level] == 1:
+        return log_cumulative(miss)
+    return -0.5 * miss * miss - math.log(sd) - constant
+
+
+@kernel
+def log_likelihood(concentration: Floats, second: Floats, labs: Labs) -> float:
+    """Exact log-likelihood of all levels given the predicted outputs at their times, (levels,) each."""
     total = 0.0
-    for level in range(labs.value_mg_L.size):
-        f = concentration[level]
-        proportional = residual.proportional * f
-        additive = residual.additive_mg_L
-        variance = proportional * proportional + additive * additive
-        if (
-            variance == 0.0
-        ):  # a prediction of nought without additive noise: only "below the limit" can be true
-            if labs.censored[level] == 0:
-                return -math.inf
-        elif labs.censored[level] == 1:
-            total += log_cumulative((labs.value_mg_L[level] - f) / math.sqrt(variance))
-        else:
-            miss = labs.value_mg_L[level] - f
-            total -= 0.5 * (miss * miss / variance + math.log(variance)) + LOG_SQRT_TWO_PI
+    for level in range(labs.value.size):
+        prediction = second[level] if labs.second[level] == 1 else concentration[level]
+        total += log_density(prediction, labs, level)
     return total

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from twinstate.errors import LibraryError
 
 # Of the whole file; `bench/_make_points.py` prints it.
-SHA256 = "dc55189c5d1f2bc76d282661928fcbf651ee00225a608a7a24784bd91291cc3f"
+SHA256 = "048bb960a65f9c911b2fa1d53d8b4bd71f7482795f31ff6638e5c7dab1794371"
 FEWEST_POINTS = 256
 MOST_POINTS = 4096
-MOST_ETAS = 8
+MOST_ETAS = 16
 
 
 @cache

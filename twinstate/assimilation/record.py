@@ -19,12 +19,11 @@ from twinstate.assimilation.linear import (
     solve_lower_transposed,
     times_transposed,
 )
-from twinstate.assimilation.normal import density_over_cumulative, log_cumulative
+from twinstate.assimilation.normal import LOG_SQRT_TWO_PI, density_over_cumulative, log_cumulative
 from twinstate.assimilation.observation import (
     ETA_LIMIT,
     Labs,
     Linearisation,
-    Residual,
     linearise,
     log_level,
 )
@@ -34,7 +33,7 @@ from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
 
-__all__ = ["STATUS", "Fit", "Gaussian", "Labs", "Residual", "assimilate_record", "fit_record"]
+__all__ = ["STATUS", "Fit", "Gaussian", "Labs", "assimilate_record", "fit_finite", "fit_record"]
 
 Floats = NDArray[np.float64]
 
@@ -84,6 +83,7 @@ class Fit(NamedTuple):
         observed: Log-levels less the offset, (levels,); for censored levels what stands in for them.
         operator: (levels, eta).
         noise: (levels, levels).
+        log_evidence: Log-density of the log-levels under the linear problem: how well prior and levels agree.
     """
 
     mean: Floats
@@ -93,6 +93,7 @@ class Fit(NamedTuple):
     observed: Floats
     operator: Floats
     noise: Floats
+    log_evidence: float
 
 
 @kernel
@@ -139,7 +140,7 @@ def stand_in_for_censored(
             mean = value[level] - miss[level] / precision[level]
             total = 1.0 / precision[level] - variance[level]
             sd = math.sqrt(total)
-            limit = (math.log(labs.value_mg_L[level]) - mean) / sd
+            limit = (math.log(labs.value[level]) - mean) / sd
             pull = density_over_cumulative(limit)
             shrink = pull * (pull + limit)  # share of the variance that the limit takes away
             if shrink < 1.0 / UNINFORMATIVE:
@@ -151,7 +152,7 @@ def stand_in_for_censored(
 
 
 @kernel
-def _cost(course: Course, labs: Labs, prior_factor: Floats, residual: Residual, eta: Floats) -> float:
+def _cost(course: Course, labs: Labs, prior_factor: Floats, eta: Floats) -> float:
     """Minus twice the log-posterior of eta, up to a constant, with normal log-levels."""
     levels = labs.time_h.size
     concentration = np.empty(levels)
@@ -164,12 +165,25 @@ def _cost(course: Course, labs: Labs, prior_factor: Floats, residual: Residual, 
     for index in range(eta.size):
         total += scaled[index] * scaled[index]
     for level in range(levels):
-        h, variance = log_level(concentration[level], labs.value_mg_L[level], residual)
-        miss = math.log(labs.value_mg_L[level]) - h
+        prediction = second[level] if labs.second[level] == 1 else concentration[level]
+        h, variance = log_level(prediction, labs, level)
+        miss = math.log(labs.value[level]) - h
         if labs.censored[level] == 1:
             total -= 2.0 * log_cumulative(miss / math.sqrt(variance))
         else:
             total += miss * miss / variance + math.log(variance)
+    return total
+
+
+@kernel
+def _log_evidence(innovation: Floats, spread: Floats) -> float:
+    """Log-density of an innovation (levels,) under its covariance (levels, levels)."""
+    factor = root(spread)
+    scaled = innovation.copy()
+    solve_lower(factor, scaled)
+    total = 0.0
+    for level in range(scaled.size):
+        total -= 0.5 * scaled[level] * scaled[level] + math.log(factor[level, level]) + LOG_SQRT_TWO_PI
     return total
 
 
@@ -190,7 +204,6 @@ def _update(
     course: Course,
     labs: Labs,
     prior: Floats,
-    residual: Residual,
     mean: Floats,
     covariance: Floats,
     value: Floats,
@@ -198,7 +211,7 @@ def _update(
     iteration: int,
 ) -> Fit:
     """Linearise over N(mean, covariance), update N(0, prior), renew the stand-ins in `value`, `variance`."""
-    lines = linearise(course, labs, residual, mean, covariance)
+    lines = linearise(course, labs, mean, covariance)
     if np.any(labs.censored == 1):
         stand_in_for_censored(prior, lines, labs, value, variance)
     for level in range(value.size):
@@ -206,7 +219,16 @@ def _update(
     observed = value - lines.offset
     update = analyse(np.zeros(mean.size), prior, observed, lines.operator, lines.noise)
     status = CONVERGED if math.isfinite(_in_sd(update.mean, update.covariance)) else NOT_FINITE
-    return Fit(update.mean, update.covariance, iteration, status, observed, lines.operator, lines.noise)
+    return Fit(
+        update.mean,
+        update.covariance,
+        iteration,
+        status,
+        observed,
+        lines.operator,
+        lines.noise,
+        _log_evidence(update.innovation, update.innovation_covariance),
+    )
 
 
 @kernel
@@ -214,7 +236,6 @@ def _fall_back(
     course: Course,
     labs: Labs,
     prior: Floats,
-    residual: Residual,
     start: Floats,
     value: Floats,
     variance: Floats,
@@ -222,13 +243,11 @@ def _fall_back(
     """Gauss-Newton steps to the mode, halved until the cost falls: the damped iterated extended filter."""
     prior_factor = root(prior)
     mean = start
-    cost = _cost(course, labs, prior_factor, residual, mean)
+    cost = _cost(course, labs, prior_factor, mean)
     iteration = MOST_ITERATIONS
     while True:
         iteration += 1
-        fit = _update(
-            course, labs, prior, residual, mean, prior * DERIVATIVE_SHARE, value, variance, iteration
-        )
+        fit = _update(course, labs, prior, mean, prior * DERIVATIVE_SHARE, value, variance, iteration)
         step = fit.mean - mean
         settled = iteration == MOST_ITERATIONS + MOST_FALLBACK_ITERATIONS
         settled = settled or _in_sd(step, fit.covariance) < TOLERANCE_SD
@@ -236,7 +255,7 @@ def _fall_back(
             settled = True
             for _ in range(MOST_HALVINGS):
                 there = np.minimum(ETA_LIMIT, np.maximum(-ETA_LIMIT, mean + step))
-                cost_there = _cost(course, labs, prior_factor, residual, there)
+                cost_there = _cost(course, labs, prior_factor, there)
                 if cost_there < cost:
                     settled = False
                     mean = there
@@ -246,11 +265,20 @@ def _fall_back(
         if fit.status == NOT_FINITE:
             return fit
         if settled:
-            return Fit(mean, fit.covariance, iteration, FALLEN_BACK, fit.observed, fit.operator, fit.noise)
+            return Fit(
+                mean,
+                fit.covariance,
+                iteration,
+                FALLEN_BACK,
+                fit.observed,
+                fit.operator,
+                fit.noise,
+                fit.log_evidence,
+            )
 
 
 @kernel
-def fit_record(course: Course, labs: Labs, prior: Floats, residual: Residual) -> Fit:
+def fit_record(course: Course, labs: Labs, prior: Floats) -> Fit:
     """Update N(0, prior) with all levels by iterated posterior linearisation.
 
     Linearise over the present posterior, update the *prior* with the result, repeat: three full steps, then
@@ -262,7 +290,6 @@ def fit_record(course: Course, labs: Labs, prior: Floats, residual: Residual) ->
         course: The patient's course.
         labs: At least one level, (levels,).
         prior: Prior covariance of eta, (eta, eta).
-        residual: Residual error of a level.
 
     Returns:
         Posterior and the linear problem it solves; status `NOT_FINITE` when the arithmetic broke down.
@@ -274,13 +301,13 @@ def fit_record(course: Course, labs: Labs, prior: Floats, residual: Residual) ->
     etas = prior.shape[0]
     mean = np.zeros(etas)
     covariance = prior.copy()
-    value = np.log(labs.value_mg_L)
+    value = np.log(labs.value)
     variance = np.zeros(value.size)
     for level in range(value.size):
         if labs.censored[level] == 1:
             variance[level] = UNINFORMATIVE
     for iteration in range(1, MOST_ITERATIONS + 1):
-        fit = _update(course, labs, prior, residual, mean, covariance, value, variance, iteration)
+        fit = _update(course, labs, prior, mean, covariance, value, variance, iteration)
         step = fit.mean - mean
         size = _in_sd(step, fit.covariance)
         if not math.isfinite(size) or size < TOLERANCE_SD:
@@ -288,10 +315,32 @@ def fit_record(course: Course, labs: Labs, prior: Floats, residual: Residual) ->
         share = 1.0 if iteration <= FULL_STEPS else DAMPING
         mean = np.minimum(ETA_LIMIT, np.maximum(-ETA_LIMIT, mean + share * step))
         covariance = covariance + share * (fit.covariance - covariance)
-    return _fall_back(course, labs, prior, residual, mean, value, variance)
+    return _fall_back(course, labs, prior, mean, value, variance)
 
 
-def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats, residual: Residual) -> Gaussian:
+def fit_finite(course: Course, labs: Labs, prior_covariance: Floats) -> Fit:
+    """`fit_record`, refusing what the arithmetic could not follow.
+
+    Args:
+        course: The patient's course.
+        labs: At least one level, (levels,).
+        prior_covariance: Covariance of eta, (eta, eta).
+
+    Raises:
+        MathsError: The arithmetic met a number that is not finite.
+    """
+    # A copy, because numba compiles anew for an array that may not be written to.
+    fit = fit_record(course, labs, prior_covariance.copy())
+    if fit.status == NOT_FINITE:
+        raise MathsError(
+            f"The update with {labs.time_h.size} levels met a number that is not finite in iteration "
+            f"{fit.iterations}: a dose, covariate or level is outside what this model can follow. Correct or "
+            "cancel the record; every further record tries again."
+        )
+    return fit
+
+
+def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats) -> Gaussian:
     """Posterior of eta given the whole lab record, as a Gaussian.
 
     Args:
@@ -299,7 +348,6 @@ def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats, resi
         labs: Levels in order of (time drawn, id), (levels,); none leaves the prior. A level before any dose
             must be left out by the caller.
         prior_covariance: Between-subject covariance of eta, (eta, eta).
-        residual: Residual error of a level.
 
     Returns:
         Mean (eta,) and covariance (eta, eta), with how they were reached.
@@ -312,12 +360,5 @@ def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats, resi
     """
     if labs.time_h.size == 0:
         return Gaussian(np.zeros(prior_covariance.shape[0]), prior_covariance.copy(), 0, "prior")
-    # A copy, because numba compiles anew for an array that may not be written to.
-    fit = fit_record(course, labs, prior_covariance.copy(), Residual(*residual))
-    if fit.status == NOT_FINITE:
-        raise MathsError(
-            f"The update with {labs.time_h.size} levels met a number that is not finite in iteration "
-            f"{fit.iterations}: a dose, covariate or level is outside what this model can follow. Correct or "
-            "cancel the record; every further record tries again."
-        )
+    fit = fit_finite(course, labs, prior_covariance)
     return Gaussian(fit.mean, fit.covariance, int(fit.iterations), STATUS[fit.status])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate.assimilation.normal import cumulative
-from twinstate.assimilation.observation import Residual
+from twinstate.drug import Residual
 from twinstate.kernels import kernel
 
 Floats = NDArray[np.float64]
@@ -73,7 +73,7 @@ def _predictive_quantile(predicted: Floats, weights: Floats, residual: Residual,
     high = -math.inf
     for index in range(predicted.size):
         share = residual.proportional * predicted[index]
-        spread[index] = math.sqrt(share * share + residual.additive_mg_L * residual.additive_mg_L)
+        spread[index] = math.sqrt(share * share + residual.additive * residual.additive)
         if not math.isfinite(spread[index]):
             return math.nan
         low = min(low, predicted[index] - REACH_SD * spread[index])
@@ -108,6 +108,10 @@ def predictive_quantiles(predicted: Floats, weights: Floats, residual: Residual,
         (quantiles,) mg/L, to 1e-10; NaN when a prediction is not finite. May lie below 0 where the additive
         error is large against the prediction.
     """
+    if residual.logarithmic:
+        of_logarithm = Residual(0.0, residual.proportional)
+        column = np.log(np.ascontiguousarray(predicted))
+        return np.exp([_predictive_quantile(column, weights, of_logarithm, float(q)) for q in qs])
     plain = Residual(*residual)
     column = np.ascontiguousarray(predicted)
     return np.array([_predictive_quantile(column, weights, plain, float(q)) for q in qs])

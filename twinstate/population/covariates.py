@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from twinstate.drug import (
+    AlleleSum,
     Condition,
     CreatinineClearance,
     DrugModel,
@@ -27,25 +28,26 @@ from twinstate.drug import (
 from twinstate.errors import CovariateError, MathsError
 from twinstate.history import CovariateValue
 from twinstate.pk.course import STRUCTURAL_PARAMETERS
+from twinstate.population.derived import body_surface, cockcroft_gault, dettli, fat_free_mass, lean_body_mass
 from twinstate.types import Eta
 
 # What each derived covariate is computed from. One that is sent wins over one that is computed.
 DERIVED: Mapping[str, tuple[str, ...]] = {
     "creatinine_clearance": ("age", "weight", "sex", "creatinine"),
     "fat_free_mass": ("weight", "height", "sex"),
+    "lean_body_mass": ("weight", "height", "sex"),
     "body_surface": ("weight", "height"),
 }
 # What a laboratory measures anew makes an older value of what is computed from it stale.
 MEASURED_ANEW: Mapping[str, str] = {"creatinine": "creatinine_clearance"}
-UMOL_L_PER_MG_DL = 88.4  # creatinine
 
 
 class Typical(NamedTuple):
     """The model's typical patient with these covariates.
 
     Attributes:
-        log_typical: Natural log of the structural parameters, shape (8,), order and units of
-            `STRUCTURAL_PARAMETERS`; -inf where the model has none.
+        log_typical: Natural log of the structural parameters, shape (parameters,), order and units of
+            `STRUCTURAL_UNITS`; -inf where the model has none.
         outside: One sentence for each value outside the model's domain.
     """
 
@@ -112,43 +114,15 @@ def doses_outside(model: DrugModel, doses_mg: Iterable[float]) -> tuple[str, ...
     )
 
 
-def cockcroft_gault(age_a: float, weight_kg: float, female: bool, creatinine_mg_dl: float) -> float:
-    """Creatinine clearance, mL/min.
-
-    References:
-        Cockcroft, Gault (1976), Nephron 16:31-41.
-    """
-    clearance = (140.0 - age_a) * weight_kg / (72.0 * creatinine_mg_dl)
-    return 0.85 * clearance if female else clearance
+def alleles_of(diplotype: str) -> tuple[str, ...]:
+    """The two alleles of a diplotype: `*1/*3`, or `AG` of a single base; a word that is none stands alone."""
+    if "/" in diplotype:
+        return tuple(diplotype.split("/"))
+    return tuple(diplotype) if len(diplotype) == 2 else (diplotype,)
 
 
-def dettli(age_a: float, weight_kg: float, female: bool, creatinine_mg_dl: float) -> float:
-    """Creatinine clearance, mL/min: (150 - age) weight / creatinine[umol/L], 10 % more in men, 10 % less in women.
-
-    References:
-        Dettli (1983), as used by Fattinger et al. (1991), p. 281.
-    """
-    clearance = (150.0 - age_a) * weight_kg / (creatinine_mg_dl * UMOL_L_PER_MG_DL)
-    return clearance * (0.9 if female else 1.1)
-
-
-def fat_free_mass(weight_kg: float, height_cm: float, female: bool) -> float:
-    """Fat-free mass, kg.
-
-    References:
-        Janmahasatian et al. (2005), Clin Pharmacokinet 44:1051-1065.
-    """
-    bmi = weight_kg / (height_cm / 100.0) ** 2
-    return 9270.0 * weight_kg / ((8780.0 + 244.0 * bmi) if female else (6680.0 + 216.0 * bmi))
-
-
-def body_surface(weight_kg: float, height_cm: float) -> float:
-    """Body surface, m^2.
-
-    References:
-        Mosteller (1987), N Engl J Med 317:1098.
-    """
-    return math.sqrt(weight_kg * height_cm / 3600.0)
+def _pairs(alleles: Iterable[str]) -> Iterable[tuple[str, str]]:
+    return combinations_with_replacement(alleles, 2)
 
 
 class _Patient:
@@ -204,13 +178,18 @@ class _Patient:
             case LinearCentred(covariate, reference, slope, within):
                 x = min(max(self._number(covariate), within.low), within.high)
                 return value * (1.0 + slope * (x - reference))
-            case LinearSum(covariate, slope, within):
+            case LinearSum(covariate, slope, within, reference):
                 x = min(max(self._number(covariate), within.low), within.high)
-                return value + slope * x
+                return value + slope * (x - reference)
             case Piecewise(covariate, points):
                 return value * _interpolated(self._number(covariate), points)
-            case Genotype(gene, factors):
-                return value * self._genotype_factor(gene, factors)
+            case Genotype(gene, factors, not_told):
+                if not_told is not None and gene not in self._genotype:
+                    return value * not_told
+                return value * factors[self._diplotype(gene, factors)]
+            case AlleleSum(gene, alleles):
+                known = tuple(f"{a}/{b}" if "*" in a else f"{a}{b}" for a, b in _pairs(alleles))
+                return sum(alleles[allele] for allele in alleles_of(self._diplotype(gene, known)))
 
     def _holds(self, condition: Condition) -> bool:
         if condition.below is not None:
@@ -226,20 +205,22 @@ class _Patient:
             raise self._wrong_kind(condition.covariate, value)
         return value == condition.is_value
 
-    def _genotype_factor(self, gene: str, factors: Mapping[str, float]) -> float:
-        diplotype = self._genotype.get(gene)
-        known = ", ".join(factors)
-        if diplotype is None:
+    def _diplotype(self, gene: str, known: Iterable[str]) -> str:
+        """The patient's diplotype as the file writes it: whichever allele comes first is the same."""
+        told = self._genotype.get(gene)
+        names = ", ".join(known)
+        if told is None:
             raise CovariateError(
                 f"{self._model.model} needs the genotype of {gene}, which no accepted record has given. Send a "
-                f'patient record whose payload has "genotype": {{"{gene}": ...}} with one of {known}'
+                f'patient record whose payload has "genotype": {{"{gene}": ...}} with one of {names}'
             )
-        if diplotype not in factors:
-            raise CovariateError(
-                f"{self._model.model} has no effect for {gene} {diplotype}; its file knows {known}. Add a row to the "
-                "file if a source gives one"
-            )
-        return factors[diplotype]
+        for diplotype in known:
+            if sorted(alleles_of(diplotype)) == sorted(alleles_of(told)):
+                return diplotype
+        raise CovariateError(
+            f"{self._model.model} has no effect for {gene} {told}; its file knows {names}. Add a row to the "
+            "file if a source gives one"
+        )
 
     def _number(self, covariate: str) -> float:
         value = self._found(covariate)
@@ -262,6 +243,8 @@ class _Patient:
     def _derived(self, covariate: str, rule: CreatinineClearance | None) -> float | None:
         if covariate == "fat_free_mass":
             return fat_free_mass(self._number("weight"), self._number("height"), self._female())
+        if covariate == "lean_body_mass":
+            return lean_body_mass(self._number("weight"), self._number("height"), self._female())
         if covariate == "body_surface":
             return body_surface(self._number("weight"), self._number("height"))
         if covariate != "creatinine_clearance" or rule is None:

@@ -6,45 +6,95 @@ from collections.abc import Mapping
 
 from twinstate import units
 from twinstate.catalogue import Provenance
-from twinstate.drug import Channel, Rhythm, Threshold
+from twinstate.drug import Channel, Rhythm, Target, Threshold
 from twinstate.reading.context import Context
-from twinstate.reading.forms import ChannelForm, ChannelNumber, ThresholdForm
-
-METRIC_UNITS: Mapping[str, Mapping[str, float]] = {
-    "concentration": units.CONCENTRATION,
-    "auc24": units.EXPOSURE,
-}
+from twinstate.reading.forms import ChannelForm, ChannelNumber, TargetForm, ThresholdForm
 
 
 def read_threshold(context: Context, name: str, row: ThresholdForm) -> Threshold:
     """Read one toxicity alarm.
 
     Raises:
-        LibraryError: A unit its metric does not have, or a rise without a channel.
+        LibraryError: A unit its metric does not have, a rise without a channel, a second output that is not there.
     """
     key = f"thresholds.{name}"
-    if row.metric == "effect_rise":
-        channel = context.form.channel
-        if channel is None:
-            context.refuse(
-                f"{key}.metric", "effect_rise", "but the file has no channel whose rise could be watched"
-            )
-        allowed = context.signal("channel.signal", channel.signal).units
-    else:
-        allowed = METRIC_UNITS[row.metric]
+    allowed = _metric_units(context, key, row.metric)
+    if (row.metric == "level_after") != (row.after_hours is not None):
+        rule = "but level_after, and only it, says how many hours after the start of a dose"
+        context.refuse(f"{key}.after_hours", row.after_hours or "missing", rule)
     context.provenance[key] = Provenance(row.status, row.source)
     return Threshold(
         name=name,
         metric=row.metric,
         limit=context.canonical(f"{key}.toxicity_alarm", row.toxicity_alarm, row.unit, allowed),
-        unit=next(iter(allowed)),
+        unit=_canonical_unit(context, row.metric, allowed),
         horizon_h=row.horizon_hours,
         harm=row.harm,
         severity_label=row.severity_label,
         status=row.status,
         source=row.source,
         version=row.version,
+        after_h=row.after_hours or 0.0,
+        as_published=f"{row.toxicity_alarm:g} {row.unit}",
     )
+
+
+def read_target(context: Context, position: int, row: TargetForm) -> Target:
+    """Read one range to aim at.
+
+    Raises:
+        LibraryError: Neither end, ends that do not ascend, or a unit its metric does not have.
+    """
+    key = f"targets[{position}]"
+    allowed = _metric_units(context, key, row.metric)
+    if row.low is None and row.high is None:
+        context.refuse(key, "without low and high", "but needs at least one of them")
+    if row.low is not None and row.high is not None and row.low >= row.high:
+        context.refuse(key, f"{row.low:g} to {row.high:g}", "but low must be below high")
+    context.provenance[key] = Provenance(row.status, row.source)
+
+    def end(which: str, value: float | None) -> float | None:
+        return None if value is None else context.canonical(f"{key}.{which}", value, row.unit, allowed)
+
+    if row.low is None:
+        words = f"below {row.high:g} {row.unit}"
+    elif row.high is None:
+        words = f"above {row.low:g} {row.unit}"
+    else:
+        words = f"{row.low:g} to {row.high:g} {row.unit}"
+    return Target(
+        metric=row.metric,
+        low=end("low", row.low),
+        high=end("high", row.high),
+        unit=_canonical_unit(context, row.metric, allowed),
+        as_published=words,
+        when=row.when,
+        status=row.status,
+        source=row.source,
+    )
+
+
+def _metric_units(context: Context, key: str, metric: str) -> Mapping[str, float]:
+    """Units in which a metric's figures may be written."""
+    form = context.form
+    if metric == "effect_rise":
+        if form.channel is None:
+            rule = "but the file has no channel whose rise could be watched"
+            context.refuse(f"{key}.metric", metric, rule)
+        return context.signal("channel.signal", form.channel.signal).units
+    if metric == "second":
+        if form.second is None:
+            context.refuse(f"{key}.metric", metric, "but the file has no second output; add the key second")
+        return context.second_units
+    if metric in ("auc24", "auc_total"):
+        return units.EXPOSURE
+    # A level is also read in the units of its own laboratory test, umol/L for instance.
+    measured = context.analytes[form.analyte].units if form.observes == "concentration" else {}
+    return {**units.CONCENTRATION, **measured}
+
+
+def _canonical_unit(context: Context, metric: str, allowed: Mapping[str, float]) -> str:
+    return next(iter(allowed)) if metric in ("effect_rise", "second", "auc24", "auc_total") else "mg/L"
 
 
 def read_channel(context: Context, form: ChannelForm) -> Channel:

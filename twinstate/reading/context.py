@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from twinstate import units
-from twinstate.catalogue import Analyte, Covariate, Provenance, Signal
+from twinstate.catalogue import Analyte, Covariate, Gene, Provenance, Signal
 from twinstate.errors import LibraryError, UnitError
 from twinstate.population.covariates import DERIVED
 from twinstate.reading import forms
+
+SECOND_UNITS: Mapping[str, Mapping[str, float]] = {
+    "metabolite": units.CONCENTRATION,
+    "effect_site": units.CONCENTRATION,
+    "coagulation_product": units.INR,
+    "coagulation_mean": units.INR,
+    "myelosuppression": units.CELLS,
+}
 
 
 class Context:
@@ -21,6 +29,7 @@ class Context:
         signals: Catalogue of wearable signals.
         analytes: Catalogue of laboratory tests.
         covariates: Catalogue of covariates.
+        genes: Catalogue of genes.
 
     Attributes:
         needed: Covariates the model may read, filled while reading.
@@ -34,6 +43,7 @@ class Context:
         signals: Mapping[str, Signal],
         analytes: Mapping[str, Analyte],
         covariates: Mapping[str, Covariate],
+        genes: Mapping[str, Gene],
     ) -> None:
         self.place = place
         self.form = form
@@ -42,6 +52,21 @@ class Context:
         self.provenance: dict[str, Provenance] = {}
         self._signals = signals
         self._covariates = covariates
+        self._genes = genes
+
+    @property
+    def second_units(self) -> Mapping[str, float]:
+        """Units in which the second output is read, the canonical one first; empty without one."""
+        return SECOND_UNITS[self.form.second.kind] if self.form.second else {}
+
+    @property
+    def second_unit(self) -> str:
+        """Canonical unit of the second output; empty without one."""
+        return next(iter(self.second_units), "")
+
+    def row_provenance(self, status: str, source: str | None) -> Provenance:
+        """A row's status and source, the file's where it has none."""
+        return Provenance(status, source or self.form.source)
 
     def refuse(self, key: str, value: object, rule: str) -> NoReturn:
         """Say file, key, value, rule and way out.
@@ -91,11 +116,36 @@ class Context:
             self.refuse(key, slug or "without a covariate", rule)
         if kind is not None and row.kind != kind:
             self.refuse(key, slug, f"which is a {row.kind}, where a {kind} is needed")
-        if row.slug == "creatinine_clearance" and self.form.derived.creatinine_clearance is None:
-            rule = "but derived.creatinine_clearance does not say how the paper computed it; add its method"
-            self.refuse(key, slug, rule)
+        for derived in ("creatinine_clearance", "lean_body_mass"):
+            if row.slug == derived and getattr(self.form.derived, derived) is None:
+                rule = f"but derived.{derived} does not say how the paper computed it; add its method"
+                self.refuse(key, slug, rule)
         self.needed.update((row.slug, *DERIVED.get(row.slug, ())))
         return row
+
+    def gene(self, key: str, symbol: str | None) -> Gene:
+        """The gene of this name.
+
+        Raises:
+            LibraryError: There is none.
+        """
+        if symbol is None:
+            self.refuse(key, "a table of a gene", "but that needs a gene, and no covariate")
+        if symbol not in self._genes:
+            self.refuse(
+                f"{key}.gene", symbol, "which config/signals.yaml does not list; add a row to its genes"
+            )
+        return self._genes[symbol]
+
+    def check_diplotype(self, key: str, gene: Gene, diplotype: str) -> None:
+        """Make sure a gene can have this diplotype.
+
+        Raises:
+            LibraryError: It cannot.
+        """
+        if not gene.reads(diplotype):
+            known = " or ".join(gene.words) or "two star alleles, as *1/*3"
+            self.refuse(key, diplotype, f"but {gene.symbol} is written {known}")
 
     def needed_rows(self) -> dict[str, Covariate]:
         """Catalogue rows of everything the model may read, by name."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from twinstate import units
-from twinstate.catalogue import Bounds
-from twinstate.drug import CreatinineClearance, Domain, DrugModel, Range, Residual
-from twinstate.reading.alarms import read_channel, read_threshold
+from twinstate.catalogue import Bounds, Provenance
+from twinstate.drug import CreatinineClearance, Domain, DrugModel, Range, TypicalPatient
+from twinstate.reading.alarms import read_channel, read_target, read_threshold
 from twinstate.reading.cases import check_cases
 from twinstate.reading.context import Context
-from twinstate.reading.forms import DefaultForm, RangeForm
-from twinstate.reading.parameters import read_parameters, read_variability
+from twinstate.reading.forms import CheckForm, DefaultForm, RangeForm
+from twinstate.reading.observed import check_analyte, read_also_observed, read_residual
+from twinstate.reading.parameters import read_parameters, read_variability, read_variation
 
 
 def read_drug(context: Context, model: str, digest: str) -> DrugModel:
@@ -26,15 +27,7 @@ def read_drug(context: Context, model: str, digest: str) -> DrugModel:
         LibraryError: Naming file, key, value, rule and way out.
     """
     form = context.form
-    if form.analyte not in context.analytes:
-        context.refuse(
-            "analyte", form.analyte, "which config/signals.yaml does not list; add a row to its analytes"
-        )
-    if context.analytes[form.analyte].unit != "mg/L":
-        unit = context.analytes[form.analyte].unit
-        context.refuse(
-            "analyte", f"{form.analyte} in {unit}", "but a model predicts mg/L; name the drug's level"
-        )
+    check_analyte(context, "analyte", form.analyte, form.observes)
     parameters = read_parameters(context)
     etas, omega, eta_index = read_variability(context)
     domain = _domain(context)
@@ -51,41 +44,84 @@ def read_drug(context: Context, model: str, digest: str) -> DrugModel:
         population=form.population,
         notes=tuple(form.notes),
         analyte=form.analyte,
+        observes=form.observes,
+        also_observed=tuple(read_also_observed(context, i, row) for i, row in enumerate(form.also_observed)),
         routes=tuple(form.routes),
         compartments=form.compartments,
         oral_kind=form.oral,
+        elimination=form.elimination,
+        transits=form.transits,
+        second=form.second.kind if form.second else "",
+        second_unit=context.second_unit,
+        chains=(form.second.first_chain or 0, form.second.second_chain or 0) if form.second else (0, 0),
         parameters=parameters,
         etas=etas,
         omega=omega,
         eta_index=eta_index,
-        residual=_residual(context),
+        residual=read_residual(context, "residual", form.residual, form.observes),
+        variation=read_variation(context),
+        unknown=_unknown(context, model),
         creatinine_clearance=_creatinine_clearance(context),
         defaults=defaults,
         covariates=context.needed_rows(),
         domain=domain,
+        targets=tuple(read_target(context, i, row) for i, row in enumerate(form.targets)),
         thresholds=tuple(read_threshold(context, name, row) for name, row in form.thresholds.items()),
         channel=read_channel(context, form.channel) if form.channel else None,
         keep_h=form.keep_hours.value,
         stale_after_h=form.stale_after_hours.value,
+        typical_patient=_typical_patient(context),
+        checks=tuple(_in_words(case) for case in form.checks),
         provenance=context.provenance,
     )
     check_cases(context, built)
     return built
 
 
-def _residual(context: Context) -> Residual:
-    row = context.form.residual
-    if row.proportional == 0 and row.additive == 0:
-        context.refuse("residual", "0", "but no assay and no model is without error; give the paper's")
-    if (row.additive > 0) != (row.unit is not None):
-        context.refuse(
-            "residual.unit",
-            row.unit or "missing",
-            "but a unit belongs to an additive residual, and only there",
+def _unknown(context: Context, model: str) -> tuple[str, ...]:
+    form = context.form
+    sentences = []
+    if form.residual.unknown:
+        context.provenance["residual"] = Provenance("U", form.residual.source or form.source)
+        sentences.append(
+            f"the residual error of {model} is unknown ({form.residual.reason}), so no {form.analyte} may correct it; "
+            "give its file a residual with status and source"
         )
-    additive = context.canonical("residual.additive", row.additive, row.unit or "mg/L", units.CONCENTRATION)
-    context.noted("residual", row)
-    return Residual(row.proportional, additive)
+    if form.variability is not None:
+        context.provenance["variability"] = Provenance("U", form.source)
+        sentences.append(
+            f"how patients differ is unknown for {model} ({form.variability.reason}), so nothing can be learnt from a "
+            "level; give its parameters a between_subject_* with their source"
+        )
+    return tuple(sentences)
+
+
+def _in_words(case: CheckForm) -> str:
+    expected = ", ".join(f"{name} {value:g}" for name, value in case.expect.items())
+    told = [f"{name} {value}" for name, value in (*case.given.items(), *case.genotype.items())]
+    regimen = case.regimen
+    if regimen is not None:
+        told.append(f"{regimen.amount:g} {regimen.unit} every {regimen.every_hours:g} h")
+    return f"{expected} with {', '.join(told) or 'nothing told'}"
+
+
+def _typical_patient(context: Context) -> TypicalPatient:
+    row = context.form.typical_patient
+    key = "typical_patient"
+    context.noted(key, row)
+    if row.route not in context.form.routes:
+        context.refuse(f"{key}.route", row.route, f"but routes are {', '.join(context.form.routes)}")
+    return TypicalPatient(
+        covariates=dict(row.given),
+        genotype=dict(row.genotype),
+        amount_mg=context.canonical(f"{key}.amount", row.amount, row.unit, units.AMOUNT),
+        route=row.route,
+        duration_h=row.duration_hours,
+        every_h=row.every_hours,
+        doses=row.count,
+        show_h=row.show_hours,
+        reason=row.reason,
+    )
 
 
 def _creatinine_clearance(context: Context) -> CreatinineClearance | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from twinstate.catalogue import Bounds, Covariate
+from twinstate.catalogue import Bounds, Covariate, Provenance
 from twinstate.drug import (
+    AlleleSum,
     Condition,
     Effect,
     Exponential,
@@ -28,10 +29,13 @@ KINDS: dict[str, frozenset[str]] = {
     "power": frozenset({"reference", "floor", "cap"}),
     "exponential": frozenset({"reference", "floor", "cap"}),
     "linear_centred": frozenset({"reference", "floor", "cap"}),
-    "linear_sum": frozenset({"floor", "cap"}),
+    "linear_sum": frozenset({"reference", "floor", "cap"}),
     "piecewise": frozenset(),
-    "diplotypes": frozenset({"gene"}),
+    "diplotypes": frozenset({"gene", "not_told"}),
+    "allele_sum": frozenset({"gene"}),
 }
+# Keys any kind may have.
+ALWAYS = frozenset({"covariate", "unit", "status", "source"})
 
 
 def read_effect(context: Context, key: str, row: EffectForm, parameter_factor: float) -> Effect:
@@ -47,10 +51,16 @@ def read_effect(context: Context, key: str, row: EffectForm, parameter_factor: f
         LibraryError: Not exactly one kind, a key that kind does not read, or one it lacks.
     """
     kind = _kind(context, key, row)
+    if row.status is not None:
+        context.provenance[key] = Provenance(row.status, row.source or context.form.source)
     if row.diplotypes is not None:
-        if row.gene is None or row.covariate is not None:
-            context.refuse(key, "a table of diplotypes", "but that needs a gene, and no covariate")
-        return Genotype(row.gene, dict(row.diplotypes))
+        gene = context.gene(key, row.gene if row.covariate is None else None)
+        for diplotype in row.diplotypes:
+            context.check_diplotype(f"{key}.diplotypes", gene, diplotype)
+        return Genotype(gene.symbol, dict(row.diplotypes), row.not_told)
+    if row.allele_sum is not None:
+        gene = context.gene(key, row.gene if row.covariate is None else None)
+        return AlleleSum(gene.symbol, {a: v * parameter_factor for a, v in row.allele_sum.items()})
     if row.factor is not None:
         return Factor(_condition(context, key, row), row.factor)
     if row.typical is not None:
@@ -68,7 +78,9 @@ def read_effect(context: Context, key: str, row: EffectForm, parameter_factor: f
             context.refuse(f"{key}.piecewise", [list(point) for point in row.piecewise], rule)
         return Piecewise(covariate.slug, points)
     if row.linear_sum is not None:
-        return LinearSum(covariate.slug, row.linear_sum * per_unit * parameter_factor, within)
+        zero = 0.0 if row.reference is None else row.reference
+        reference = _canonical(context, f"{key}.reference", row, covariate, zero)
+        return LinearSum(covariate.slug, row.linear_sum * per_unit * parameter_factor, within, reference)
     if row.reference is None:
         context.refuse(
             key, f"{kind} without a reference", "but needs the paper's reference value of the covariate"
@@ -91,7 +103,7 @@ def _kind(context: Context, key: str, row: EffectForm) -> str:
         context.refuse(
             key, " and ".join(kinds) or "without an effect", f"but needs exactly one of: {', '.join(KINDS)}"
         )
-    unread = sorted(given - KINDS[kinds[0]] - {"covariate", "unit", kinds[0]})
+    unread = sorted(given - KINDS[kinds[0]] - ALWAYS - {kinds[0]})
     if unread:
         allowed = ", ".join(sorted(KINDS[kinds[0]])) or "none"
         context.refuse(key, f"{kinds[0]} with {', '.join(unread)}", f"but {kinds[0]} reads only: {allowed}")

@@ -1,7 +1,7 @@
 """The form of the files under `config/`: which keys there are, and of what kind. Meaning comes after.
 
 Every number stands beside its unit and its status (V read in the named source, R recalled, C computed from V values,
-A assumed here with a reason). Unknown keys are refused.
+A assumed here with a reason). What is unknown is said to be, with a reason. Unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class EffectForm(Form):
     reference: Number | None = None
     floor: Number | None = None
     cap: Number | None = None
+    status: Status | None = None  # where it is not the parameter's, as for a gene's effect from another study
+    source: Text | None = None
+    not_told: Positive | None = None  # factor of a patient whose genotype nobody told
     # Conditions of `factor` and `typical`.
     when: bool | str | None = None
     below: Number | None = None
@@ -64,10 +67,11 @@ class EffectForm(Form):
     linear_sum: Number | None = None
     piecewise: Annotated[list[Pair], Field(min_length=2)] | None = None
     diplotypes: Annotated[dict[str, Positive], Field(min_length=1)] | None = None
+    allele_sum: Annotated[dict[str, Positive], Field(min_length=1)] | None = None
 
 
 class ParameterForm(Sourced):
-    """A structural parameter; at most one of the three `between_subject_*`."""
+    """A structural parameter; at most one of the three `between_subject_*`, and of the three `between_occasion_*`."""
 
     typical: NotNegative
     unit: Text
@@ -75,12 +79,17 @@ class ParameterForm(Sourced):
     between_subject_cv: Positive | None = None
     between_subject_sd: Positive | None = None
     between_subject_variance: Positive | None = None
+    variability_status: Status | None = None  # where it is not that of the typical value
+    variability_source: Text | None = None
+    between_occasion_cv: Positive | None = None
+    between_occasion_sd: Positive | None = None
+    between_occasion_variance: Positive | None = None
 
 
 class ParametersForm(Form):
     """Those the structure has; `elimination_rate` may stand in for `central_volume`."""
 
-    clearance: ParameterForm
+    clearance: ParameterForm | None = None
     central_volume: ParameterForm | None = None
     elimination_rate: ParameterForm | None = None
     intercompartmental_clearance: ParameterForm | None = None
@@ -89,6 +98,48 @@ class ParametersForm(Form):
     lag: ParameterForm | None = None
     bioavailability: ParameterForm | None = None
     input_duration: ParameterForm | None = None
+    second_intercompartmental_clearance: ParameterForm | None = None
+    second_peripheral_volume: ParameterForm | None = None
+    maximum_elimination_rate: ParameterForm | None = None
+    michaelis_constant: ParameterForm | None = None
+    first_order_fraction: ParameterForm | None = None
+    transit_rate: ParameterForm | None = None
+    metabolite_fraction: ParameterForm | None = None
+    metabolite_clearance: ParameterForm | None = None
+    metabolite_volume: ParameterForm | None = None
+    effect_rate: ParameterForm | None = None
+    response_baseline: ParameterForm | None = None
+    half_effect_concentration: ParameterForm | None = None
+    hill: ParameterForm | None = None
+    response_time: ParameterForm | None = None
+    second_response_time: ParameterForm | None = None
+    response_scale: ParameterForm | None = None
+    response_exponent: ParameterForm | None = None
+    response_slope: ParameterForm | None = None
+    response_feedback: ParameterForm | None = None
+
+
+class SecondForm(Form):
+    """What the second output is, and how many compartments its chains have."""
+
+    kind: Literal["metabolite", "effect_site", "coagulation_product", "coagulation_mean", "myelosuppression"]
+    first_chain: Annotated[int, Field(ge=1, le=12)] | None = None
+    second_chain: Annotated[int, Field(ge=1, le=12)] | None = None
+
+
+class VariabilityForm(Form):
+    """Said when the paper's variability between patients was not found."""
+
+    unknown: Literal[True]
+    reason: Text
+
+
+class DriftForm(Sourced):
+    """A parameter that walks at random: the SDs of its logarithm after one day that are held possible."""
+
+    parameter: Slug
+    sd_per_sqrt_day: Annotated[list[NotNegative], Field(min_length=1, max_length=6)]
+    reason: Text
 
 
 class CorrelationForm(Sourced):
@@ -114,10 +165,18 @@ class CreatinineClearanceForm(Sourced):
     creatinine_floor: CreatinineFloorForm | None = None
 
 
+class LeanBodyMassForm(Sourced):
+    """How the paper computed lean body mass; `reason` is demanded of an assumed equation."""
+
+    method: Literal["james"]
+    reason: str = ""
+
+
 class DerivedForm(Form):
     """Rules of derived covariates that differ from paper to paper."""
 
     creatinine_clearance: CreatinineClearanceForm | None = None
+    lean_body_mass: LeanBodyMassForm | None = None
 
 
 class DefaultForm(Sourced):
@@ -152,20 +211,46 @@ class DomainForm(Form):
     doses: DosesForm | None = None
 
 
-class ResidualForm(Sourced):
-    """SD^2 = (proportional * level)^2 + additive^2."""
+class ResidualForm(Form):
+    """SD^2 = (proportional * level)^2 + additive^2; or the SD of the level's logarithm; or unknown, and why."""
 
     proportional: NotNegative = 0.0
     additive: NotNegative = 0.0
+    log_normal: NotNegative = 0.0
     unit: Text | None = None
+    unknown: Literal[True] | None = None
+    reason: Text | None = None
+    status: Status | None = None
+    source: Text | None = None
+
+
+class AlsoObservedForm(Form):
+    """A further laboratory test, of the other output."""
+
+    analyte: Slug
+    observes: Literal["concentration", "second"]
+    residual: ResidualForm
+
+
+class TargetForm(Form):
+    """A range to aim at, for people; nothing is decided by it."""
+
+    metric: Literal["concentration", "trough", "level_after", "auc24", "auc_total", "second"]
+    low: NotNegative | None = None
+    high: Positive | None = None
+    unit: Text
+    when: str = ""
+    status: Status
+    source: Text
 
 
 class ThresholdForm(Form):
     """A toxicity alarm; here the source is never the file's."""
 
-    metric: Literal["concentration", "auc24", "effect_rise"]
+    metric: Literal["concentration", "trough", "level_after", "auc24", "auc_total", "second", "effect_rise"]
     toxicity_alarm: Positive
     unit: Text
+    after_hours: Annotated[float, Field(gt=0, le=168)] | None = None
     horizon_hours: Annotated[float, Field(gt=0, le=168)] = 24.0
     harm: Text
     severity_label: Literal["warn", "alarm"]
@@ -220,11 +305,36 @@ class HoursForm(Sourced):
     reason: Text
 
 
+class RegimenForm(Form):
+    """One dose again and again, for the figures that depend on it."""
+
+    amount: Positive
+    unit: Text
+    every_hours: Positive
+    infusion_rate: bool = False  # without end, at amount per every_hours
+
+
+class TypicalPatientForm(Sourced):
+    """A patient at a usual dose, to simulate and to draw. Covariates in canonical units."""
+
+    given: dict[Slug, Number | bool | str]
+    genotype: dict[str, str] = {}
+    amount: Positive
+    unit: Text
+    route: Literal["iv", "oral"]
+    duration_hours: NotNegative = 0.0
+    every_hours: Positive
+    count: Annotated[int, Field(ge=1, le=400)]
+    show_hours: Positive
+    reason: Text
+
+
 class CheckForm(Form):
     """What the model must give for a patient, recomputed on every load. Values in canonical units."""
 
     given: dict[Slug, Number | bool | str]
     genotype: dict[str, str] = {}
+    regimen: RegimenForm | None = None
     expect: Annotated[dict[Slug, Positive], Field(min_length=1)]
     tolerance: Annotated[float, Field(gt=0, le=0.05)] = 0.01
 
@@ -239,19 +349,28 @@ class DrugForm(Form):
     population: Text
     notes: list[Text] = []
     analyte: Slug
+    observes: Literal["concentration", "second"] = "concentration"
     routes: Annotated[list[Literal["iv", "oral"]], Field(min_length=1)]
-    compartments: Literal[1, 2]
-    oral: Literal["first_order", "zero_order", "none"]
+    compartments: Literal[1, 2, 3]
+    oral: Literal["first_order", "zero_order", "parallel", "at_once", "transit", "none"]
+    elimination: Literal["linear", "saturable", "mixed"] = "linear"
+    transits: Annotated[int, Field(ge=0, le=20)] = 0
+    second: SecondForm | None = None
     parameters: ParametersForm
+    variability: VariabilityForm | None = None
     correlations: list[CorrelationForm] = []
     derived: DerivedForm = DerivedForm()
     defaults: dict[Slug, DefaultForm] = {}
     domain: DomainForm
     residual: ResidualForm
+    also_observed: list[AlsoObservedForm] = []
+    drift: DriftForm | None = None
     keep_hours: HoursForm
     stale_after_hours: HoursForm
+    targets: list[TargetForm] = []
     thresholds: dict[Slug, ThresholdForm] = {}
     channel: ChannelForm | None = None
+    typical_patient: TypicalPatientForm
     checks: Annotated[list[CheckForm], Field(min_length=1)]
 
 
@@ -267,6 +386,7 @@ class SignalForm(Form):
     flag: Pair | None = None
     keep_hours: Positive = 24.0
     device_sd: Positive | None = None
+    still_minutes: Positive | None = None
     codes: Sourced
     bounds: Sourced
     noise: Sourced | None = None
@@ -282,8 +402,16 @@ class AnalyteForm(Form):
     reject: Pair
     flag: Pair | None = None
     covariate: Slug | None = None
+    reported: Text | None = None
     codes: Sourced
     bounds: Sourced
+
+
+class GeneForm(Sourced):
+    """A gene whose diplotype a `patient` record may tell: star alleles, or one of a few words."""
+
+    meaning: Text
+    words: list[Text] = []
 
 
 class CovariateForm(Form):
@@ -303,6 +431,7 @@ class SignalsFile(Form):
     signals: dict[Slug, SignalForm]
     analytes: dict[Slug, AnalyteForm]
     covariates: dict[Slug, CovariateForm]
+    genes: dict[Text, GeneForm]
 
 
 class EpisodesForm(Form):

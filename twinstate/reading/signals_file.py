@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from twinstate.catalogue import Analyte, Bounds, Covariate, Provenance, Signal
+from twinstate.catalogue import Analyte, Bounds, Covariate, Gene, Provenance, Signal
 from twinstate.errors import LibraryError
 from twinstate.reading.forms import AnalyteForm, CovariateForm, SignalForm, SignalsFile, Sourced
 
@@ -17,6 +17,7 @@ class Catalogue(NamedTuple):
     signals: dict[str, Signal]
     analytes: dict[str, Analyte]
     covariates: dict[str, Covariate]
+    genes: dict[str, Gene]
 
 
 def read_catalogue(place: str, form: SignalsFile) -> Catalogue:
@@ -35,6 +36,15 @@ def read_catalogue(place: str, form: SignalsFile) -> Catalogue:
         analytes=analytes,
         covariates={
             slug: _covariate(place, slug, row, analytes) for slug, row in sorted(form.covariates.items())
+        },
+        genes={
+            symbol: Gene(
+                symbol,
+                row.meaning,
+                tuple(row.words),
+                Provenance(row.status, row.source or "see the head of the file"),
+            )
+            for symbol, row in sorted(form.genes.items())
         },
     )
     _check_feeds(place, catalogue)
@@ -71,8 +81,12 @@ def _bounds(place: str, key: str, pair: list[float]) -> Bounds:
     return Bounds(float(low), float(high))
 
 
-def _units(place: str, key: str, unit: str, units: Mapping[str, float]) -> dict[str, float]:
-    """Factors, the canonical unit first."""
+def _units(
+    place: str, key: str, unit: str, units: Mapping[str, float], canonical_is_sent: bool = True
+) -> dict[str, float]:
+    """Factors, the canonical unit first; it may be missing where it is never sent."""
+    if not canonical_is_sent and unit not in units:
+        return {name: float(factor) for name, factor in units.items()}
     if units.get(unit) != 1:
         raise LibraryError(
             f"{place}: {key}.units has {units.get(unit, 'no row')} for the canonical unit '{unit}', which must have "
@@ -107,20 +121,26 @@ def _signal(place: str, slug: str, row: SignalForm) -> Signal:
         provenance=_provenance(
             codes=row.codes, bounds=row.bounds, **({"noise": row.noise} if row.noise else {})
         ),
+        still_minutes=row.still_minutes or 0.0,
     )
 
 
 def _analyte(place: str, slug: str, row: AnalyteForm) -> Analyte:
     key = f"analytes.{slug}"
+    if row.reported is not None and row.reported not in row.units:
+        raise LibraryError(
+            f"{place}: {key}.reported is {row.reported}, which is not among its units ({', '.join(row.units)}); add it"
+        )
     return Analyte(
         slug=slug,
         title=row.title,
         loinc=tuple(row.loinc),
         unit=row.unit,
-        units=_units(place, key, row.unit, row.units),
+        units=_units(place, key, row.unit, row.units, canonical_is_sent=row.reported is None),
         reject=_bounds(place, f"{key}.reject", row.reject),
         usual=_bounds(place, f"{key}.flag", row.flag) if row.flag else None,
         covariate=row.covariate,
+        reported=row.reported or row.unit,
         provenance=_provenance(codes=row.codes, bounds=row.bounds),
     )
 

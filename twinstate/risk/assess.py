@@ -15,7 +15,7 @@ from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantil
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import Threshold
 from twinstate.errors import MathsError
-from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook
+from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook, dose_starts, followed
 
 Metric = Callable[[Outlook, Threshold], "Risk"]
 
@@ -67,17 +67,50 @@ def highest_auc24(outlook: Outlook, horizon_h: float) -> NDArray[np.float64]:
     return np.asarray((outlook.auc[:, ends] - outlook.auc[:, starts]).max(axis=1))
 
 
+def highest_trough(outlook: Outlook, threshold: Threshold) -> NDArray[np.float64]:
+    """Highest concentration just before a dose to come, mg/L, shape (points,).
+
+    Without one within the horizon, the concentration at its end stands for what the next dose would meet.
+    """
+    start, last = outlook.times_h[outlook.now], _until(outlook, threshold.horizon_h) - 1
+    doses = np.searchsorted(outlook.times_h, dose_starts(outlook.course, start, outlook.times_h[last]))
+    return np.asarray(outlook.concentration[:, doses if doses.size else [last]].max(axis=1))
+
+
+def level_after(outlook: Outlook, threshold: Threshold) -> NDArray[np.float64]:
+    """Highest concentration once a dose lies `after_h` back and the next is not given, mg/L, shape (points,).
+
+    The level falls from then on, so that its first instant counts. Nought when no dose is so far within the horizon.
+    """
+    now, end = outlook.times_h[outlook.now], outlook.times_h[_until(outlook, threshold.horizon_h) - 1]
+    instants = np.searchsorted(outlook.times_h, followed(outlook.course, threshold.after_h, now, end))
+    if not instants.size:
+        return np.zeros(len(outlook.concentration))
+    return np.asarray(outlook.concentration[:, instants].max(axis=1))
+
+
+def total_auc(outlook: Outlook, threshold: Threshold) -> NDArray[np.float64]:
+    """AUC from the first dose that counts to the horizon, mg*h/L, shape (points,)."""
+    return np.asarray(outlook.auc[:, _until(outlook, threshold.horizon_h) - 1])
+
+
+def highest_second(outlook: Outlook, threshold: Threshold) -> NDArray[np.float64]:
+    """Highest second output from now to the horizon, in its unit, shape (points,)."""
+    ahead = slice(outlook.now, _until(outlook, threshold.horizon_h))
+    return np.asarray(outlook.second[:, ahead].max(axis=1))
+
+
 def assess(outlook: Outlook, threshold: Threshold) -> Risk:
     """Probability that exposure, or its effect, crosses a threshold within its horizon."""
     return METRICS[threshold.metric](outlook, threshold)
 
 
-def _exceedance(metric: Callable[[Outlook, float], NDArray[np.float64]]) -> Metric:
+def _exceedance(metric: Callable[[Outlook, Threshold], NDArray[np.float64]]) -> Metric:
     """A metric with one value a point: its probability is the weight above the limit."""
 
     def assess_metric(outlook: Outlook, threshold: Threshold) -> Risk:
-        values = metric(outlook, threshold.horizon_h)
-        weights = outlook.fit.cloud.weights
+        values = metric(outlook, threshold)
+        weights = outlook.cloud.weights
         chance = chance_above(values, weights, threshold.limit)
         return Risk(threshold.name, chance.probability, chance.error, interval(values, weights))
 
@@ -91,7 +124,7 @@ def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
         raise MathsError(
             f"{outlook.therapy.model.model} explains no signal, so {threshold.name} cannot be assessed"
         )
-    cloud = outlook.fit.cloud
+    cloud = outlook.cloud
     peak = peak_concentration(outlook, threshold.horizon_h)
     asked = (outlook.channel, channel.ec50_mg_L, peak, cloud.weights)
     chance = chance_of_rise(*asked, threshold.limit)
@@ -100,8 +133,12 @@ def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
 
 
 METRICS: dict[str, Metric] = {
-    "concentration": _exceedance(peak_concentration),
-    "auc24": _exceedance(highest_auc24),
+    "concentration": _exceedance(lambda outlook, row: peak_concentration(outlook, row.horizon_h)),
+    "trough": _exceedance(highest_trough),
+    "level_after": _exceedance(level_after),
+    "auc24": _exceedance(lambda outlook, row: highest_auc24(outlook, row.horizon_h)),
+    "auc_total": _exceedance(total_auc),
+    "second": _exceedance(highest_second),
     "effect_rise": effect_rise,
 }
 

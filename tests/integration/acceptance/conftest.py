@@ -29,7 +29,7 @@ def undisturbed(
 @pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int:
     """How often a worker is killed at random: thoroughly in `make faults`, a few times in `make test`."""
-    return 20 if request.config.getoption("-m") == "faults" else 3
+    return 20 if request.config.getoption("--rows") else 3
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ FAIL_POINTS = (
 )
 
 
+@pytest.mark.row("1")
 @pytest.mark.faults
 def test_worker_killed_at_every_fail_point_in_turn_gives_the_same_events(
     undisturbed: Undisturbed, wards: OpenWard, tmp_path: Path
@@ -55,6 +56,7 @@ def test_worker_killed_at_every_fail_point_in_turn_gives_the_same_events(
     require_sound(outcome)
 
 
+@pytest.mark.row("1")
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_worker_killed_at_random_record_counts_of_a_paced_run_gives_the_same_events(
@@ -79,6 +81,7 @@ def test_worker_killed_at_random_record_counts_of_a_paced_run_gives_the_same_eve
     require_sound(outcome)
 
 
+@pytest.mark.row("5", "NOSCRIPT")
 @pytest.mark.faults
 def test_redis_killed_twice_gives_the_same_events(
     undisturbed: Undisturbed,
@@ -98,6 +101,7 @@ def test_redis_killed_twice_gives_the_same_events(
     require_sound(outcome)
 
 
+@pytest.mark.row("4")
 @pytest.mark.faults
 def test_kafka_killed_twice_gives_the_same_events(
     undisturbed: Undisturbed,

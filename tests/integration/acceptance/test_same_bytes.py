@@ -46,6 +46,7 @@ def test_dropping_hot_memory_before_every_batch_changes_no_byte(
     require_same(again.finish(), undisturbed.outcome)
 
 
+@pytest.mark.row("11")
 def test_records_in_any_order_within_the_limits_give_the_digest_of_their_set(
     undisturbed: Undisturbed, wards: OpenWard
 ) -> None:

@@ -22,7 +22,9 @@ from tests.twinstate.channels import (
 )
 from tests.twinstate.courses import START_H
 from twinstate.assimilation.channel import (
+    LARGEST_INFLUENCE_SD,
     LONGEST_REJECTION,
+    ChannelState,
     assimilate_model,
     assimilate_windows,
     considered_occupancy,
@@ -37,6 +39,7 @@ from twinstate.assimilation.channel_model import (
     NOISE,
     SINE,
 )
+from twinstate.assimilation.readings import DeviceWindow, from_device
 from twinstate.assimilation.windows import WINDOW_NS, fold_frame, window_start_h
 from twinstate.errors import MathsError
 from twinstate.pk.propagate import solve
@@ -139,10 +142,10 @@ def test_the_state_at_a_time_knows_nothing_of_later_windows_or_later_questions()
     windows = windows_of(value)
     asked = np.array([window_start_h(FIRST + 20), window_start_h(FIRST + 47)])
     therapy = infusions(400.0)
-    both = assimilate_windows(windows, 1.0, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked)
+    both = assimilate_windows(windows, QTC, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked)
     for i, upto in enumerate((20, 47)):
         (alone,) = assimilate_windows(
-            windows[:upto], 1.0, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked[i : i + 1]
+            windows[:upto], QTC, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked[i : i + 1]
         )
         assert alone.mean.tobytes() == both[i].mean.tobytes()
         assert alone.covariance.tobytes() == both[i].covariance.tobytes()
@@ -153,7 +156,7 @@ def test_the_state_at_a_time_knows_nothing_of_later_windows_or_later_questions()
 def test_windows_may_be_handed_over_in_any_order() -> None:
     windows = windows_of(405.0 + np.arange(30.0) % 5)
     end = np.array([window_start_h(FIRST + 30)])
-    arguments = (1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
+    arguments = (QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
     (forwards,) = assimilate_windows(windows, *arguments)
     (backwards,) = assimilate_windows(windows[::-1], *arguments)
     assert forwards.covariance.tobytes() == backwards.covariance.tobytes()
@@ -162,7 +165,7 @@ def test_windows_may_be_handed_over_in_any_order() -> None:
 
 def test_without_windows_the_state_is_the_prior() -> None:
     (state,) = assimilate_windows(
-        [], 1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([START_H])
+        [], QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([START_H])
     )
     np.testing.assert_array_equal(state.mean, MODEL.mean)
     np.testing.assert_array_equal(state.own_covariance, MODEL.covariance)
@@ -174,7 +177,7 @@ def test_a_window_counts_from_its_end_on() -> None:
     windows = windows_of(np.array([410.0]))
     end = window_start_h(FIRST + 1)
     states = assimilate_windows(
-        windows, 1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([end - 1e-6, end])
+        windows, QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([end - 1e-6, end])
     )
     assert [sum(state.counts) for state in states] == [0, 1]
 
@@ -218,9 +221,9 @@ def test_unusable_windows_are_counted_and_change_no_estimate() -> None:
     flat = fold_frame([410.0] * 60, [(FIRST + 12) * WINDOW_NS + i for i in range(60)], QTC)
     artefacts = fold_frame([410.0, 20.0, 20.0], [(FIRST + 13) * WINDOW_NS + i for i in range(3)], QTC)
     end = np.array([window_start_h(FIRST + 14)])
-    arguments = (1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
+    arguments = (QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end)
     (plain,) = assimilate_windows(usable, *arguments)
-    (with_them,) = assimilate_windows([*usable, *flat, *artefacts], *arguments)
+    (with_them,) = assimilate_windows([*usable, *from_device("patch", [*flat, *artefacts])], *arguments)
     assert with_them.counts == (12, 0, 0, 2)
     assert with_them.effect == pytest.approx(plain.effect, rel=1e-12)
     assert with_them.last.verdict == "unusable"
@@ -230,7 +233,7 @@ def test_unusable_windows_are_counted_and_change_no_estimate() -> None:
 def test_the_last_window_tells_what_was_expected_of_it() -> None:
     (state,) = assimilate_windows(
         windows_of(np.array([420.0])),
-        1.0,
+        QTC,
         CHANNEL,
         infusions(400.0),
         np.zeros(2),
@@ -253,7 +256,7 @@ def test_a_wider_lab_posterior_leaves_the_effect_less_certain() -> None:
     sd = []
     for width in (0.01, 1.0, 4.0):
         (state,) = assimilate_windows(
-            windows, 1.0, CHANNEL, infusions(400.0), np.zeros(2), width * ETA_COVARIANCE, end
+            windows, QTC, CHANNEL, infusions(400.0), np.zeros(2), width * ETA_COVARIANCE, end
         )
         sd.append(state.effect_sd)
     assert sd[0] < sd[1] < sd[2]
@@ -273,7 +276,7 @@ def test_a_hundred_times_the_samples_of_the_same_hours_hardly_sharpen_the_baseli
             for i, v in enumerate(value)
         ]
         (state,) = assimilate_windows(
-            windows, 1.0, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end
+            from_device("patch", windows), QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, end
         )
         sd.append(state.baseline_sd)
     assert 0.9 < sd[1] / sd[0] < 1.0
@@ -317,3 +320,58 @@ def test_an_estimate_that_is_not_finite_says_so() -> None:
         assimilate_model(
             MODEL, taken, infusions(400.0), np.zeros(2), ETA_COVARIANCE, np.array([START_H + 1.0])
         )
+
+
+def lasting(offset: Floats, device: str = "patch") -> list[DeviceWindow]:
+    """A day of windows round 410 ms, an offset added to each; honest scatter, so that nothing is a flat line."""
+    dice = np.random.default_rng(11)
+    value = 410.0 + dice.normal(0.0, 2.0, len(offset)) + offset
+    return list(from_device(device, [one.window for one in windows_of(np.round(value))]))
+
+
+def state_after(windows: list[DeviceWindow], hours: float = 24.0) -> ChannelState:
+    (state,) = assimilate_windows(
+        windows,
+        QTC,
+        CHANNEL,
+        infusions(400.0),
+        np.zeros(2),
+        ETA_COVARIANCE,
+        np.array([START_H + hours]),
+    )
+    return state
+
+
+def test_a_device_that_jumps_and_stays_loses_trust_and_moves_the_baseline_but_not_the_effect() -> None:
+    sound = np.zeros(288)
+    jump = np.where(np.arange(288) < 144, 0.0, 120.0)
+    plain, jumped = state_after(lasting(sound)), state_after(lasting(jump))
+    assert plain.distrusted == ()
+    assert jumped.distrusted == ("patch:jump",)
+    assert jumped.baseline > plain.baseline + 60.0
+    assert abs(jumped.effect - state_after(lasting(sound), 12.0).effect) < 0.5 * plain.effect_sd
+
+
+def test_a_slow_ramp_loses_trust_before_it_has_moved_the_effect_by_its_own_uncertainty() -> None:
+    ramp = 0.05 * 410.0 / 12.0 * np.maximum(np.arange(288) - 144, 0)
+    plain, crept = state_after(lasting(np.zeros(288))), state_after(lasting(ramp), 15.0)
+    assert crept.distrusted == ("patch:drift",)
+    assert abs(crept.effect - plain.effect) < 2.0 * plain.effect_sd
+
+
+def test_while_another_device_is_trusted_one_that_jumped_is_not_followed() -> None:
+    jump = np.where(np.arange(288) < 144, 0.0, 120.0)
+    both = state_after([*lasting(np.zeros(288), "patch"), *lasting(jump, "watch")])
+    alone = state_after(lasting(np.zeros(288), "patch"))
+    assert both.distrusted == ("watch:jump",)
+    assert abs(both.baseline - alone.baseline) < 3.0 * alone.baseline_sd
+
+
+def test_no_reading_moves_the_effect_further_than_the_influence_it_is_allowed() -> None:
+    occupied = np.full(288, 0.4)
+    sd = math.sqrt(MODEL.covariance[EFFECT, EFFECT])
+    value = 406.0 + 0.4 * (MODEL.mean[EFFECT] + 12.0 * sd) * np.minimum(np.arange(288) / 100.0, 1.0)
+    result = filter_windows(
+        MODEL, readings(value), occupied, np.zeros((288, 2)), np.array([window_start_h(FIRST + 288)])
+    )
+    assert abs(result.mean[0, EFFECT] - MODEL.mean[EFFECT]) <= LARGEST_INFLUENCE_SD * sd

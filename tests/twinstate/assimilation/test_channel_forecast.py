@@ -15,6 +15,7 @@ from tests.twinstate.channels import (
     ETA_COVARIANCE,
     FIRST,
     MODEL,
+    QTC,
     infusions,
     operator_at,
     windows_of,
@@ -73,7 +74,7 @@ def test_a_high_baseline_is_not_taken_for_a_rise_by_the_drug() -> None:
     weights = np.full(4, 0.25)
     asked = np.array([window_start_h(FIRST + n) for n in (12, 36, 144, 288)])
     for after in assimilate_windows(
-        windows_of(value), 1.0, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked
+        windows_of(value), QTC, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked
     ):
         assert chance_of_rise(after, 3.92, np.full(4, 2.7), weights, 30.0).probability < 0.05
 

@@ -9,17 +9,30 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from tests.twinstate.courses import START_H
-from tests.twinstate.patients import Model, draw_labs, reference_posterior, tacrolimus_like, vancomycin_like
+from tests.twinstate.patients import (
+    Model,
+    draw_labs,
+    levels_of,
+    reference_posterior,
+    tacrolimus_like,
+    vancomycin_like,
+)
 from twinstate.assimilation import points as table
-from twinstate.assimilation.record import Labs, Residual, assimilate_record
-from twinstate.assimilation.refine import Cloud, refine, weighted_quantile
+from twinstate.assimilation.observation import Labs
+from twinstate.assimilation.record import Gaussian, assimilate_record
+from twinstate.assimilation.refine import Cloud, Proposal, refine, weighted_quantile
+from twinstate.drug import Residual
 from twinstate.errors import LibraryError, MathsError
 from twinstate.pk.propagate import solve_points
 
 
+def round_one(gaussian: Gaussian) -> Proposal:
+    return Proposal(gaussian.mean[np.newaxis], gaussian.covariance[np.newaxis], np.ones(1))
+
+
 def cloud_of(model: Model, labs: Labs) -> Cloud:
-    gaussian = assimilate_record(model.course, labs, model.prior, model.residual)
-    return refine(model.course, labs, model.prior, model.residual, gaussian)
+    gaussian = assimilate_record(model.course, labs, model.prior)
+    return refine(model.course, labs, model.prior, round_one(gaussian))
 
 
 @pytest.mark.parametrize(
@@ -35,8 +48,8 @@ def test_mean_and_intervals_agree_with_the_reference_posterior(
     horizon = START_H + np.array([96.0, 120.0])
     for patient in range(9):
         labs = draw_labs(model, random, (1, 2, 4)[patient % 3], limit)
-        gaussian = assimilate_record(model.course, labs, model.prior, model.residual)
-        cloud = refine(model.course, labs, model.prior, model.residual, gaussian)
+        gaussian = assimilate_record(model.course, labs, model.prior)
+        cloud = refine(model.course, labs, model.prior, round_one(gaussian))
         draws, weights = reference_posterior(model, labs, gaussian, seed=patient)
         assert 1 / (weights**2).sum() > 5000
         mean = weights @ draws
@@ -76,15 +89,15 @@ def test_cloud_is_made_of_at_least_a_hundred_effective_points(make: Callable[[],
 def test_weights_are_posterior_over_proposal_written_longhand(make: Callable[[], Model]) -> None:
     model = make()
     labs = draw_labs(model, np.random.default_rng(21), 2, 3.0)
-    gaussian = assimilate_record(model.course, labs, model.prior, model.residual)
-    cloud = refine(model.course, labs, model.prior, model.residual, gaussian)
+    gaussian = assimilate_record(model.course, labs, model.prior)
+    cloud = refine(model.course, labs, model.prior, round_one(gaussian))
     assert len(cloud.points) == 256  # so the proposal was never moved
     prior = multivariate_normal(np.zeros(len(model.prior)), model.prior).pdf(cloud.points)
     near = multivariate_normal(gaussian.mean, 1.4 * gaussian.covariance).pdf(cloud.points)
     predicted, _, _ = solve_points(model.course, cloud.points, labs.time_h)
-    sd = np.hypot(model.residual.proportional * predicted, model.residual.additive_mg_L)
-    seen = norm.pdf(labs.value_mg_L, predicted, sd)
-    below = norm.cdf(labs.value_mg_L, predicted, sd)
+    sd = np.hypot(model.residual.proportional * predicted, model.residual.additive)
+    seen = norm.pdf(labs.value, predicted, sd)
+    below = norm.cdf(labs.value, predicted, sd)
     likelihood = np.where(labs.censored == 1, below, seen).prod(axis=1)
     weights = prior * likelihood / (0.8 * near + 0.2 * prior)
     np.testing.assert_allclose(cloud.weights, weights / weights.sum(), rtol=1e-8, atol=1e-14)
@@ -92,7 +105,7 @@ def test_weights_are_posterior_over_proposal_written_longhand(make: Callable[[],
 
 def test_without_levels_the_cloud_is_the_priors() -> None:
     model = tacrolimus_like()
-    cloud = cloud_of(model, Labs(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64)))
+    cloud = cloud_of(model, levels_of(model, [], []))
     assert cloud.effective_size == 256
     np.testing.assert_array_equal(cloud.weights, 1 / 256)
     np.testing.assert_array_equal(cloud.covariance, model.prior)
@@ -105,12 +118,11 @@ def test_without_levels_the_cloud_is_the_priors() -> None:
 
 
 def test_levels_that_nothing_explains_are_an_error_that_names_the_way_out() -> None:
-    model = vancomycin_like()
-    sure = Residual(0.1, 0.0)
-    before = Labs(START_H + np.array([-5.0]), np.array([30.0]), np.zeros(1, dtype=np.int64))
-    gaussian = assimilate_record(model.course, before, model.prior, sure)
+    model = vancomycin_like()._replace(residual=Residual(0.1, 0.0))
+    before = levels_of(model, [-5], [30])
+    gaussian = assimilate_record(model.course, before, model.prior)
     with pytest.raises(MathsError, match="Correct or cancel"):
-        refine(model.course, before, model.prior, sure, gaussian)
+        refine(model.course, before, model.prior, round_one(gaussian))
 
 
 def test_table_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +135,8 @@ def test_table_with_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_table_is_standard_normal_in_every_column_and_prefix() -> None:
     points = table.normal_points()
-    assert points.shape == (4096, 9)
+    assert points.shape == (4096, 17)
     for count in (256, 4096):
         np.testing.assert_allclose(points[:count].mean(axis=0), 0, atol=8 / count)
-        np.testing.assert_allclose(points[:count].std(axis=0), 1, atol=4 / count)
-    assert abs(np.corrcoef(points.T) - np.eye(9)).max() < 0.01
+        np.testing.assert_allclose(points[:count].std(axis=0), 1, atol=5 / count)
+    assert abs(np.corrcoef(points.T) - np.eye(17)).max() < 0.02

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from twinstate.assimilation.record import Residual
 from twinstate.assimilation.refine import chance_above, predictive_quantiles, weighted_quantile
+from twinstate.drug import Residual
 
 QS = np.array([0.05, 0.5, 0.95])
 

@@ -1,0 +1,149 @@
+"""How fast telemetry is folded, merged and assimilated: `python bench/telemetry.py`.
+
+Question answered: on one core, how many 1 Hz samples a second fold into 5-minute windows when they come in frames of
+60, alone and with each frame added to a twin's telemetry; how long one window takes the filter when many are taken at
+once; and what one more sample costs a twin that holds 90 days of telemetry. Each is repeated; median and range told.
+
+Options: `--json` prints one JSON object instead of the table. Exit 1 when a target fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench._report import Check, report  # noqa: E402
+from twinstate.assimilation.channel import filter_windows  # noqa: E402
+from twinstate.assimilation.channel_model import channel_model  # noqa: E402
+from twinstate.assimilation.readings import from_device, readings_of  # noqa: E402
+from twinstate.assimilation.windows import WINDOW_NS, fold_frame  # noqa: E402
+from twinstate.history import Window  # noqa: E402
+from twinstate.library import load_library  # noqa: E402
+from twinstate.telemetry import Telemetry  # noqa: E402
+from twinstate.types import NS_PER_HOUR  # noqa: E402
+
+SEED = 20260301
+SECOND = 1_000_000_000
+FRAME = 60
+FRAMES = 1440  # a day of 1 Hz
+REPEATS = 9
+WINDOWS = 864  # three days
+DAYS = 90
+
+
+def timed(work: Callable[[], object]) -> list[float]:
+    """Seconds of each repeat, the first (which may compile) left out."""
+    work()
+    spent = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - began)
+    return spent
+
+
+def rates(name: str, count: int, spent: list[float], least: float = -np.inf) -> list[Check]:
+    """Median and range of a rate, in millions a second."""
+    found = sorted(count / 1e6 / seconds for seconds in spent)
+    middle = float(np.median(found))
+    return [
+        Check(f"{name}, median", middle, "million/s", least),
+        Check(f"{name}, slowest and fastest", found[0], f"to {found[-1]:.3g} million/s"),
+    ]
+
+
+def lengths(name: str, count: int, spent: list[float], most: float, unit: str, per_s: float) -> list[Check]:
+    """Median and range of what one costs."""
+    found = sorted(per_s * seconds / count for seconds in spent)
+    return [
+        Check(f"{name}, median", float(np.median(found)), unit, -np.inf, most),
+        Check(f"{name}, fastest and slowest", found[0], f"to {found[-1]:.3g} {unit}"),
+    ]
+
+
+def run() -> list[Check]:
+    """Measure each."""
+    library = load_library(ROOT / "config")
+    dice = np.random.default_rng(SEED)
+    heart, qtc = library.signals["heart_rate"], library.signals["qtc"]
+    start = 5_900_000 * WINDOW_NS
+    day = [np.round(dice.normal(72.0, 4.0, FRAME)).tolist() for _ in range(FRAMES)]
+    times = [start + SECOND * (FRAME * frame + np.arange(FRAME)) for frame in range(FRAMES)]
+
+    def fold() -> None:
+        for values, at in zip(day, times, strict=True):
+            fold_frame(values, at, heart)
+
+    def fold_and_add() -> None:
+        telemetry = Telemetry()
+        for values, at in zip(day, times, strict=True):
+            release = -(-int(at[-1]) // NS_PER_HOUR) * NS_PER_HOUR
+            for window in fold_frame(values, at, heart):
+                telemetry.add("heart_rate", "watch", release, window)
+
+    drug = library.drugs["moxifloxacin"].channel
+    assert drug is not None
+    model = channel_model(drug)
+    stamps = start + WINDOW_NS // 5 * np.arange(5 * WINDOWS)
+    windows = from_device("patch", fold_frame(dice.normal(410.0, 6.0, 5 * WINDOWS), stamps, qtc))
+    readings = readings_of(windows, qtc, model.scatter_sd)
+    expected, slope = np.full(WINDOWS, 0.4), np.full((WINDOWS, 3), 0.05)
+
+    telemetry = Telemetry()
+    for index in range(DAYS * 288):
+        at = start + index * WINDOW_NS
+        telemetry.add("qtc", "patch", -(-(at + 1) // NS_PER_HOUR) * NS_PER_HOUR, lone(at // WINDOW_NS))
+    telemetry.stored()
+    last = start + DAYS * 288 * WINDOW_NS
+
+    def one_more() -> None:
+        telemetry.add("qtc", "patch", last + NS_PER_HOUR, lone(last // WINDOW_NS))
+        telemetry.stored()
+
+    return [
+        *rates("fold, 60-sample frames", FRAME * FRAMES, timed(fold), 2.0),
+        *rates("fold and add to the twin", FRAME * FRAMES, timed(fold_and_add)),
+        *lengths(
+            f"read {WINDOWS} windows, each",
+            WINDOWS,
+            timed(lambda: readings_of(windows, qtc, model.scatter_sd)),
+            np.inf,
+            "µs",
+            1e6,
+        ),
+        *lengths(
+            f"update by {WINDOWS} windows, each",
+            WINDOWS,
+            timed(lambda: filter_windows(model, readings, expected, slope, readings.end_h[-1:])),
+            5.0,
+            "µs",
+            1e6,
+        ),
+        *lengths(f"one more sample after {DAYS} days", 1, timed(one_more), 10.0, "ms", 1e3),
+    ]
+
+
+def lone(index: int) -> Window:
+    """A window of five samples."""
+    bins = ((405, 1), (408, 2), (411, 2))
+    return Window(index, 5, 2043, 834_795, bins, 0, 0)
+
+
+def main() -> int:
+    """Run, print, and say by the exit status whether every target holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    asked = parser.parse_args()
+    return report("Telemetry, one core", run(), SEED, as_json=asked.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""`twin ops`: what whoever runs the service does by hand (docs/operations.md)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streams.cli.application import AsJson, UserError, app, say, settings, show_json, show_table
+from streams.cli.rebuilding import progress_bars
+
+if TYPE_CHECKING:
+    from streams.operations.redrive import Redriven
+    from streams.operations.status import Status
+
+ops = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Run the service: how partitions stand, verify twins, send refused records again, fence an owner. "
+    "docs/operations.md says when.",
+)
+app.add_typer(ops, name="ops", rich_help_panel="Run")
+
+PLACE = re.compile(r"^(\d{1,9})/(\d{1,18})$")
+
+
+@ops.command()
+def status(as_json: AsJson = False) -> None:
+    """Each partition: owner, epoch, offsets, lag, outboxes, fingerprint; and what needs a person, with the way out.
+
+    Exit status 1 when something needs a person. It changes nothing.
+
+    Examples: `twin ops status`, `twin ops status --json | jq .needs`
+    """
+    from streams.operations.status import status as look
+
+    found = look(settings())
+    if as_json:
+        content = {
+            "partitions": [one._asdict() for one in found.partitions],
+            "needs": [{"partition": partition, "text": text} for partition, text in found.needs],
+        }
+        show_json(json.dumps(content, indent=2))
+    else:
+        _show_status(found)
+    raise typer.Exit(1 if found.needs else 0)
+
+
+@ops.command()
+def verify(
+    patient: Annotated[str | None, typer.Argument(help="Only his twin.")] = None,
+    partition: Annotated[
+        int | None, typer.Option(help="Only this partition of the input topic.", min=0)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the log to the oracle, one record at a time in one process, and compare its twins with those stored.
+
+    Bytes are compared. Workers may run meanwhile. Exit status 1 when a twin differs, with its pseudonym; 2 when it
+    cannot be compared here. The oracle computes everything anew at each record, so a long log takes long.
+
+    Examples: `twin ops verify p-17`, `twin ops verify --partition 2`, `twin ops verify`
+    """
+    from streams.operations.verify import verify as run
+
+    if patient is not None and partition is not None:
+        raise UserError(
+            "give a patient or --partition, not both: a patient's partition follows from his pseudonym"
+        )
+    chosen = settings()
+    with progress_bars() as watch:
+        done = run(chosen, partition=partition, patient=patient, watch=watch)
+    differing = {name: text for one in done for name, text in one.differing.items()}
+    if as_json:
+        show_json(json.dumps({"partitions": [one._asdict() for one in done]}, indent=2))
+    else:
+        show_table(
+            "Stored twins against the oracle",
+            ("partition>", "up to offset>", "records>", "twins>", "differ>"),
+            ((one.partition, one.position, one.records, one.twins, len(one.differing)) for one in done),
+        )
+        if differing:
+            show_table("Twins that differ", ("patient", "what is wrong"), differing.items())
+    if not done:
+        say("no worker has ever acquired a partition here: there is nothing to verify")
+    elif differing:
+        say("put them right from the log: stop the workers, twin rebuild, and start the workers")
+    raise typer.Exit(1 if differing else 0)
+
+
+@ops.command()
+def redrive(
+    reason: Annotated[
+        list[str] | None, typer.Option(help="Only letters of this class (may be given again).")
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only the letter refused at this place of the input topic (may be given again).",
+            metavar="PARTITION/OFFSET",
+        ),
+    ] = None,
+    send: Annotated[bool, typer.Option("--send", help="Send them; without it nothing is sent.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send refused records again, with body, id and revision as they were, after their cause was mended.
+
+    Each is checked as a worker would; one that would be refused again is left and named. First revisions go as history
+    (header twin-backfill), as time has passed, wearables excepted. Twice is harmless: a duplicate.
+
+    Examples: `twin ops redrive`, `twin ops redrive --reason wrong_partition --send`,
+    `twin ops redrive --at 2/4711 --send`
+    """
+    from streams.operations.redrive import redrive as run
+
+    done = run(settings(), reasons=reason or (), places=[_place(text) for text in at or ()], send=send)
+    if as_json:
+        rows = [
+            {
+                "partition": one.partition,
+                "offset": one.offset,
+                "reason": one.reason,
+                "send": one.send,
+                "backfill": one.backfill,
+                "why": one.why,
+            }
+            for one in done.letters
+        ]
+        show_json(json.dumps({"sent": done.delivered, "letters": rows}, indent=2))
+    else:
+        _show_redriven(done, send=send)
+
+
+@ops.command()
+def fence(
+    partition: Annotated[int, typer.Argument(help="Of the input topic.", min=0)],
+    stop: Annotated[
+        bool,
+        typer.Option("--stop", help="Take the owner's instance id too: its process ends with status 75."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Raise a partition's epoch: whatever its present owner still has in hand is refused. The position stays.
+
+    A worker in good order acquires the partition again by itself; with --stop it ends and stays down.
+
+    Examples: `twin ops fence 2`, `twin ops fence 2 --stop`
+    """
+    from streams.operations.fence import fence as run
+
+    done = run(settings(), partition, stop=stop)
+    if as_json:
+        show_json(json.dumps(done._asdict(), indent=2))
+        return
+    typer.echo(
+        f"partition {done.partition} at offset {done.position}: epoch {done.epoch_before} of "
+        f"{done.instance or 'nobody'} is over, it is {done.epoch} now"
+    )
+    say(done.next)
+
+
+def _place(text: str) -> tuple[int, int]:
+    found = PLACE.match(text)
+    if found is None:
+        raise UserError(f"--at is {text!r}; give partition/offset of the input topic, such as 2/4711")
+    return int(found[1]), int(found[2])
+
+
+def _show_status(found: Status) -> None:
+    show_table(
+        "Partitions",
+        (
+            "partition>",
+            "owner",
+            "epoch>",
+            "next>",
+            "end>",
+            "lag>",
+            "last write (s)>",
+            "risk waiting>",
+            "dead letters waiting>",
+            "oldest unacknowledged",
+            "format",
+            "fingerprint",
+        ),
+        (
+            (
+                one.partition,
+                "never acquired" if one.instance is None else one.instance,
+                one.epoch,
+                one.next_offset,
+                one.end_offset,
+                one.lag,
+                "" if one.seen_s is None else f"{one.seen_s:.0f}",
+                one.waiting["risk"],
+                one.waiting["dead_letters"],
+                ", ".join(f"{outbox} {head}" for outbox, head in one.oldest.items() if head is not None),
+                ", ".join(map(str, one.formats)),
+                one.fingerprint,
+            )
+            for one in found.partitions
+        ),
+    )
+    for partition, text in found.needs:
+        say(f"partition {partition}: {text}")
+    if not found.needs:
+        say("nothing needs a person")
+
+
+def _show_redriven(done: Redriven, *, send: bool) -> None:
+    going = [one for one in done.letters if one.send]
+    show_table(
+        f"{len(going)} of {len(done.letters)} refused records " + ("sent again" if send else "would be sent"),
+        ("partition/offset>", "reason", "what becomes of it"),
+        (
+            (
+                f"{one.partition}/{one.offset}",
+                one.reason,
+                one.why or ("sent as history" if one.backfill else "sent as it came"),
+            )
+            for one in done.letters
+        ),
+    )
+    if not send and going:
+        say("nothing was sent: this was a dry run; the same with --send")
+    elif send:
+        say(f"{done.delivered} delivered; twin trace ID tells what becomes of each")

@@ -1,0 +1,62 @@
+"""What must hold after every fault, compared byte by byte with the oracle told the log as it stands."""
+
+from __future__ import annotations
+
+import asyncio
+
+from confluent_kafka import Consumer, TopicPartition
+
+from streams.adapters.redis_store import AuditEntry, RedisStore, connect
+from tests.integration.acceptance.ward import Outcome, SmallWard, require_sound
+
+
+def require_invariants(ward: SmallWard) -> Outcome:
+    """Wait for the end of the log, and check I1 to I7 of the fault matrix.
+
+    I1 the bytes of every twin; I2 the events, ids and bodies, in order; I3 no event twice; I4 the applied ranges tile
+    the log up to its end; I5 each record counted once, under the oracle's outcome; I6 Kafka's committed offset never
+    ahead of Redis; I7 nobody wrote after a later owner had.
+    """
+    outcome = ward.finish()
+    account = ward.foretold()
+    differing = [
+        p for p in sorted({*outcome.twins, *account.twins}) if outcome.twins.get(p) != account.twins.get(p)
+    ]
+    assert differing == [], "I1"
+    assert outcome.event_ids == account.event_ids, "I2"
+    for partition, events in account.risk.items():
+        bodies = [message.value() for message in ward.read(ward.topics.names.risk, partition)]
+        assert bodies == [event.value for event in events], f"I2, partition {partition}"
+    require_sound(outcome)
+    assert dict(outcome.counts) == account.counts, "I5"
+    positions = {number: ward.position(number) for number in range(ward.topics.partitions)}
+    for number, committed in committed_offsets(ward).items():
+        assert committed <= positions[number], f"I6, partition {number}"
+    for rows in audits(ward):
+        epochs = [row.epoch for row in rows]
+        assert epochs == sorted(epochs), "I7"
+        assert len({(row.epoch, row.owner) for row in rows}) == len(set(epochs)), "I7"
+    return outcome
+
+
+def committed_offsets(ward: SmallWard) -> dict[int, int]:
+    """Give what Kafka holds of the group; -1001 where nothing was committed."""
+    consumer = Consumer({"bootstrap.servers": ward.bootstrap, "group.id": ward.group, "log_level": 0})
+    try:
+        places = [TopicPartition(ward.topics.names.records, n) for n in range(ward.topics.partitions)]
+        return {place.partition: place.offset for place in consumer.committed(places, timeout=20)}
+    finally:
+        consumer.close()
+
+
+def audits(ward: SmallWard) -> list[list[AuditEntry]]:
+    """Read who applied what, by partition."""
+
+    async def ask() -> list[list[AuditEntry]]:
+        store = RedisStore(connect(ward.redis_url), ward.group)
+        try:
+            return [await store.audit(number) for number in range(ward.topics.partitions)]
+        finally:
+            await store.close()
+
+    return asyncio.run(ask())

@@ -1,0 +1,259 @@
+"""What a lab record says of a patient: every hypothesis about it fitted, weighed, and joined in one cloud.
+
+Hypotheses are of two kinds. *One level is wrong altogether*: considered when the record itself makes a level
+surprising, all levels but it being the judges. *The parameter drifts this fast*: one fit for every value held possible.
+The weights are those of the evidence, so that a record that needs no such explanation is hardly touched by it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinstate.assimilation.linear import root, solve_lower, solve_lower_transposed, times_transposed
+from twinstate.assimilation.observation import Labs
+from twinstate.assimilation.occasions import (
+    DAY_H,
+    Occasions,
+    drifting,
+    independent,
+    lay_over,
+    occasion_ends,
+    trust_less,
+)
+from twinstate.assimilation.points import normal_points
+from twinstate.assimilation.record import STATUS, Fit, fit_finite, fit_record
+from twinstate.assimilation.refine import (
+    WRONG_LOG_SD,
+    WRONG_SHARE,
+    Cloud,
+    Proposal,
+    moments,
+    refine,
+)
+from twinstate.drug import Variation
+from twinstate.errors import MathsError
+from twinstate.pk.course import Course
+
+Floats = NDArray[np.float64]
+
+# A level this many standard deviations from what all others and the prior expect may be wrong altogether.
+SURPRISING_SD = 2.0
+MOST_SUSPECTS = 4
+# A hypothesis with less weight than this is dropped; one that is kept gets at least this share of the points.
+NEGLIGIBLE = 1e-3
+LEAST_SHARE = 0.05
+
+
+class Posterior(NamedTuple):
+    """Posterior of one drug's etas, the occasions' after the patient's own.
+
+    Attributes:
+        cloud: Weighted points.
+        status: How the fit of the most credible hypothesis ended: "prior", or a word of `record.STATUS`.
+        etas: How many of the cloud's columns are the patient's own.
+        occasions: Those the further columns stand for; None where nothing varies within the patient.
+        drift_sd: The drift that each point belongs to, per square root of a day, (points,).
+        row: Which row of the table each point was made of, (points,).
+    """
+
+    cloud: Cloud
+    status: str
+    etas: int
+    occasions: Occasions | None
+    drift_sd: Floats
+    row: NDArray[np.int64]
+
+
+def assimilate(course: Course, labs: Labs, omega: Floats, variation: Variation | None = None) -> Posterior:
+    """The posterior of a whole lab record, always from the prior.
+
+    Args:
+        course: The patient's course, without occasions.
+        labs: Levels in order of (time drawn, id), (levels,); none leaves the prior.
+        omega: Between-subject covariance of eta, (eta, eta).
+        variation: What changes within the patient; None for nothing.
+
+    Raises:
+        MathsError: The arithmetic met a number that is not finite, or nothing can explain the levels.
+    """
+    etas = len(omega)
+    if variation is None or len(labs.time_h) == 0:
+        cloud, status = _fit(course, labs, omega)
+        return _plain(cloud, status, etas, None)
+    end_h = occasion_ends(labs)
+    if variation.occasion_sd > 0.0:
+        occasions = independent(end_h, variation.occasion_sd)
+        trusted = trust_less(labs, end_h, 0.0, variation.occasion_sd**2)
+        laid = lay_over(course, occasions, variation.parameter, etas, -1)
+        cloud, status = _fit(laid, trusted, _joined(omega, occasions.covariance))
+        return _plain(cloud, status, etas, occasions)
+    found: list[tuple[float, Cloud, str]] = []
+    for sd in variation.drift_sd:
+        occasions = drifting(end_h, sd)
+        trusted = trust_less(labs, end_h, sd * sd, 0.0)
+        if sd == 0.0 or len(end_h) == 1:
+            cloud, status = _fit(course, trusted, omega)
+        else:
+            laid = lay_over(course, occasions, variation.parameter, etas, -1)
+            cloud, status = _fit(laid, trusted, _joined(omega, occasions.covariance))
+        found.append((sd, cloud, status))
+    return _join(found, etas, drifting(end_h, max(variation.drift_sd)))
+
+
+def carry_forward(
+    posterior: Posterior, course: Course, variation: Variation | None, at_h: float
+) -> tuple[Course, Cloud]:
+    """The course with its occasions, and the cloud with what the parameter may be by `at_h`.
+
+    A random walk goes on from the last level; between occasions a new one begins a day after it.
+
+    Args:
+        posterior: What the record says.
+        course: Doses given, with or without those planned; without occasions.
+        variation: As in `assimilate`.
+        at_h: Hours since 1970, not before the last level.
+    """
+    cloud = posterior.cloud
+    if variation is None:
+        return course, cloud
+    count, columns = cloud.points.shape
+    fresh = normal_points()[posterior.row, 1 + columns]
+    if posterior.occasions is None:
+        if variation.occasion_sd == 0.0:  # no level yet: the prior holds for any time
+            return course, cloud
+        occasions = Occasions(np.array([-np.inf]), True, np.zeros((0, 0)))
+        now = variation.occasion_sd * fresh
+        laid = course._replace(occasion_index=course.occasion_index.copy())
+        laid.occasion_index[:, variation.parameter] = columns
+    else:
+        occasions = posterior.occasions
+        since_h = max(at_h - float(occasions.end_h[-1]), 0.0)
+        last = cloud.points[:, -1] if columns > posterior.etas else np.zeros(count)
+        if occasions.own:
+            now = variation.occasion_sd * fresh if since_h >= DAY_H else last
+        else:
+            now = last + posterior.drift_sd * math.sqrt(since_h / DAY_H) * fresh
+        laid = lay_over(course, occasions, variation.parameter, posterior.etas, columns)
+    points = np.column_stack([cloud.points, now])
+    mean, covariance, _ = moments(points, cloud.weights)
+    return laid, cloud._replace(points=points, mean=mean, covariance=_positive(covariance))
+
+
+def _fit(course: Course, labs: Labs, prior: Floats) -> tuple[Cloud, str]:
+    """One hypothesis about what varies: the record's Gaussian, those of its suspects, and the cloud under all."""
+    if len(labs.time_h) == 0:
+        nothing = Proposal(np.zeros((0, len(prior))), np.zeros((0, *prior.shape)), np.zeros(0))
+        return refine(course, labs, prior, nothing), "prior"
+    fit = fit_finite(course, labs, prior)
+    suspects = _suspects(fit, labs, prior)
+    fits, log_weights = [fit], [fit.log_evidence]
+    for level in suspects:
+        doubted = labs._replace(proportional=labs.proportional.copy(), logarithmic=labs.logarithmic.copy())
+        doubted.proportional[level] = WRONG_LOG_SD
+        doubted.logarithmic[level] = 1
+        other = fit_record(course, doubted, prior.copy())
+        if math.isfinite(other.log_evidence) and np.isfinite(other.covariance).all():
+            fits.append(other)
+            log_weights.append(other.log_evidence + math.log(WRONG_SHARE / (1.0 - WRONG_SHARE)))
+    weights = _normalised(np.array(log_weights))
+    kept = weights > NEGLIGIBLE
+    kept[0] = True
+    shares = np.maximum(weights[kept], LEAST_SHARE)
+    chosen = [one for one, keep in zip(fits, kept, strict=True) if keep]
+    proposal = Proposal(
+        np.array([one.mean for one in chosen]),
+        np.array([one.covariance for one in chosen]),
+        shares / math.fsum(shares),
+    )
+    cloud = refine(course, labs, prior, proposal, doubting=len(suspects) > 0)
+    return cloud, STATUS[fit.status]
+
+
+def _suspects(fit: Fit, labs: Labs, prior: Floats) -> list[int]:
+    """Levels that all others and the prior did not expect, the most surprising first.
+
+    References:
+        Rasmussen, Williams (2006), Gaussian Processes for Machine Learning, eq. 5.12 (forecast without one level).
+    """
+    spread = times_transposed(fit.operator, times_transposed(fit.operator, prior.copy())) + fit.noise
+    factor = root(spread)
+    scaled = fit.observed.copy()
+    solve_lower(factor, scaled)
+    solve_lower_transposed(factor, scaled)
+    surprise = np.zeros(len(scaled))
+    for level in range(len(scaled)):
+        if labs.censored[level] == 0:
+            unit = np.zeros(len(scaled))
+            unit[level] = 1.0
+            solve_lower(factor, unit)
+            surprise[level] = abs(scaled[level]) / math.sqrt(math.fsum(unit * unit))
+    order = sorted(range(len(scaled)), key=lambda level: (-surprise[level], level))
+    return [level for level in order[:MOST_SUSPECTS] if surprise[level] > SURPRISING_SD]
+
+
+def _plain(cloud: Cloud, status: str, etas: int, occasions: Occasions | None) -> Posterior:
+    count = len(cloud.weights)
+    return Posterior(cloud, status, etas, occasions, np.zeros(count), np.arange(count, dtype=np.int64))
+
+
+def _join(found: list[tuple[float, Cloud, str]], etas: int, occasions: Occasions) -> Posterior:
+    """One cloud of all hypotheses, each with the weight of its evidence."""
+    weights = _normalised(np.array([cloud.log_evidence for _, cloud, _ in found]))
+    best = int(np.argmax(weights))
+    kept = [
+        (sd, cloud, weight)
+        for (sd, cloud, _), weight in zip(found, weights.tolist(), strict=True)
+        if weight > NEGLIGIBLE
+    ]
+    total = math.fsum(weight for _, _, weight in kept)
+    columns = etas + len(occasions.covariance)
+    points = np.concatenate(
+        [np.pad(cloud.points, ((0, 0), (0, columns - cloud.points.shape[1]))) for _, cloud, _ in kept]
+    )
+    shares = np.concatenate([cloud.weights * (weight / total) for _, cloud, weight in kept])
+    mean, covariance, effective = moments(points, shares)
+    doubt = np.array(
+        [
+            math.fsum(cloud.doubt[level] * weight / total for _, cloud, weight in kept)
+            for level in range(len(kept[0][1].doubt))
+        ]
+    )
+    joined = Cloud(points, shares, effective, mean, _positive(covariance), doubt, kept[0][1].log_evidence)
+    return Posterior(
+        joined,
+        found[best][2],
+        etas,
+        occasions,
+        np.concatenate([np.full(len(cloud.weights), sd) for sd, cloud, _ in kept]),
+        np.concatenate([np.arange(len(cloud.weights), dtype=np.int64) for _, cloud, _ in kept]),
+    )
+
+
+def _positive(covariance: Floats) -> Floats:
+    factor = root(np.ascontiguousarray(covariance))
+    if not np.isfinite(factor).all():
+        raise MathsError(
+            "the points of the posterior have no finite covariance; correct or cancel the record"
+        )
+    product = np.zeros(covariance.shape)
+    for k in range(len(factor)):
+        product += np.multiply.outer(factor[:, k], factor[:, k])
+    return product
+
+
+def _joined(omega: Floats, further: Floats) -> Floats:
+    """Block-diagonal covariance of the patient's own etas and the occasions'."""
+    own, more = len(omega), len(further)
+    whole = np.zeros((own + more, own + more))
+    whole[:own, :own] = omega
+    whole[own:, own:] = further
+    return whole
+
+
+def _normalised(log_weights: Floats) -> Floats:
+    weights = np.exp(log_weights - log_weights.max())
+    return np.asarray(weights / math.fsum(weights))
