@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
             from bench._make_cases import write_cases
 
             with tempfile.TemporaryDirectory() as folder:
-                write_cases(Path(folder), patients=4)
+                write_cases(Path(folder), patients=2)
                 fits = run_cases(find_cases(Path(folder), asked.only), console)
     except CaseError as error:
         print(f"bench/nonmem.py: {error}", file=sys.stderr)

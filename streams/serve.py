@@ -21,6 +21,7 @@ from streams.web.api import create_api
 from streams.web.intake import Intake, Limits
 from streams.web.token import TokenError, load_token
 from streams.wiring import create_queries
+from twinstate.library import Library
 
 
 class ServeError(RuntimeError):
@@ -46,11 +47,7 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
             f"{settings.intake.token_file}: is the token that reads; set intake.token_file to a file of its own"
         )
     queries, reader = create_queries(settings, clock)
-    sink = None if writing is None else _sink(settings)
-    intake = None
-    if sink is not None and writing is not None:
-        limits = Limits(settings.intake.batch_max_records, settings.intake.batch_max_bytes)
-        intake = Intake(Checker(queries.rules.library), sink, limits, writing)
+    intake = None if writing is None else _intake(settings, queries.rules.library, writing)
     app = create_api(
         queries,
         token,
@@ -62,21 +59,24 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if sink is not None:
-            await sink.close()
+        if intake is not None:
+            await intake.close()
         await reader.close()
 
     app.router.lifespan_context = lifespan
     return app
 
 
-def _sink(settings: Settings) -> RecordIntake:
-    return RecordIntake(
+def _intake(settings: Settings, library: Library, token: str) -> Intake:
+    chosen = settings.intake
+    sink = RecordIntake(
         settings.kafka.connection(),
         read_topics(settings.paths.topics).names.records,
-        most_waiting=settings.intake.waiting_max_records,
-        within_s=settings.intake.acknowledge_within_seconds,
+        most_waiting=chosen.waiting_max_records,
+        within_s=chosen.acknowledge_within_seconds,
     )
+    limits = Limits(chosen.batch_max_records, chosen.batch_max_bytes)
+    return Intake(Checker(library), sink, limits, token)
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:

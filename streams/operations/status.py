@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -83,7 +84,7 @@ def status(settings: Settings) -> Status:
     with LogReader(settings.kafka.connection(), topics.names.records) as log:
         for partition in range(topics.partitions):
             # Redis first: a worker moves on while we look, and its position must not seem to lie behind the log's end.
-            stands = ask_store(settings, lambda store, p=partition: _look(store, p))  # type: ignore[misc]
+            stands = ask_store(settings, functools.partial(_look, partition=partition))
             first, end = log.bounds(partition)
             lag = max(0, end - (first if stands.instance is None else stands.next_offset))
             found.append(stands._replace(first_offset=first, end_offset=end, lag=lag))

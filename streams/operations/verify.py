@@ -6,6 +6,7 @@ mistake twice.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -81,7 +82,8 @@ def verify(
     done = []
     with LogReader(settings.kafka.connection(), topics.names.records) as log:
         for number in chosen:
-            meta, rows, needed = ask_store(settings, lambda store, p=number: _read(store, p, patient))  # type: ignore[misc]
+            question = functools.partial(_read, partition=number, patient=patient)
+            meta, rows, needed = ask_store(settings, question)
             if meta is None:
                 continue
             _check(number, meta, here, needed, log.bounds(number))

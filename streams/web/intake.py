@@ -66,6 +66,9 @@ class Sink(Protocol):
     async def send(self, records: Sequence[tuple[str, bytes]]) -> list[Place]:
         """Send, and wait for every acknowledgement."""
 
+    async def close(self) -> None:
+        """Wait for what is on its way, and stop."""
+
 
 class Limits(NamedTuple):
     """What one request may hold."""
@@ -104,6 +107,10 @@ class Intake:
             raise
         self.metrics.accepted += len(answer.records)
         return answer
+
+    async def close(self) -> None:
+        """Wait for what is on its way, and stop."""
+        await self._sink.close()
 
     async def _take(self, request: Request) -> IntakeAnswer:
         media_type = _media_type(request)

@@ -61,6 +61,12 @@ class Operator:
         assert done.exit_code == status, f"{done.output}\n{done.stderr}\n{done.exception!r}"
         return json.loads(done.stdout) if status != 2 else done.stderr
 
+    def shown(self, *words: str, status: int = 0) -> str:
+        """Run `twin ops ...`; what it shows to people, tables and remarks."""
+        done = CliRunner().invoke(app, ["ops", *words], env=self.environment)
+        assert done.exit_code == status, f"{done.output}\n{done.stderr}\n{done.exception!r}"
+        return done.stdout + done.stderr
+
     def send(self, records: Sequence[DemoRecord]) -> None:
         producer = self.ward.producer()
         for record in records:
@@ -113,6 +119,7 @@ def test_a_ward_that_is_well_needs_nobody_and_a_damaged_twin_is_named(operator: 
         assert (one["instance"], one["next_offset"], one["lag"]) == ("w1", operator.ward.end(number), 0)
         assert one["waiting"] == {"risk": 0, "dead_letters": 0}
     assert seen["partitions"][HOME]["formats"] == [FORMAT]
+    assert "nothing needs a person" in operator.shown("status")
 
     whole = operator("verify")
     assert sum(one["twins"] for one in whole["partitions"]) == 6
@@ -128,6 +135,9 @@ def test_a_ward_that_is_well_needs_nobody_and_a_damaged_twin_is_named(operator: 
     operator.client.hset(keys.twins, OVERDOSED, msgspec.msgpack.encode(changed))
     wrong = operator("verify", "--partition", str(HOME), status=1)
     assert wrong["partitions"][0]["differing"] == {OVERDOSED: "the stored bytes are not the oracle's"}
+    shown = operator.shown("verify", OVERDOSED, status=1)
+    assert OVERDOSED in shown
+    assert "stop the workers, twin rebuild" in shown
     operator.client.hdel(keys.twins, OVERDOSED)
     assert operator("verify", OVERDOSED, status=1)["partitions"][0]["differing"] == {
         OVERDOSED: "the log makes a twin, none is stored"
@@ -184,7 +194,11 @@ def test_refused_records_are_sent_again_as_they_were_and_only_those_that_may_suc
     assert would["sent"] == 0
     fates = {one["reason"]: (one["send"], one["backfill"]) for one in would["letters"]}
     assert fates == {"late": (True, True), "wrong_partition": (True, True), "not_json": (False, False)}
+    shown = operator.shown("redrive")
+    assert "2 of 3 refused records would be sent" in shown
+    assert "nothing was sent: this was a dry run" in shown
     assert operator.ward.end(home) == end, "a dry run sent something"
+    assert "give partition/offset" in operator("redrive", "--at", "17", status=2)
     assert [one["reason"] for one in operator("redrive", "--reason", "late")["letters"]] == ["late"]
     [place] = [one for one in would["letters"] if one["reason"] == "late"]
     assert operator("redrive", "--at", f"{place['partition']}/{place['offset']}")["letters"] == [place]

@@ -19,6 +19,9 @@ class NothingSent:
     async def send(self, records: Sequence[tuple[str, bytes]]) -> list[Place]:
         raise NotImplementedError
 
+    async def close(self) -> None:
+        raise NotImplementedError
+
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 

@@ -48,6 +48,9 @@ class Log:
         self.sent += records
         return [Place("in", 2, first + n) for n in range(len(records))]
 
+    async def close(self) -> None:
+        pass
+
 
 class Device:
     """Sends to an application of its own."""

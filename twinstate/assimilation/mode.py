@@ -30,6 +30,7 @@ NO_VARIANCE = 1e-14
 # Half-widths of the central differences, in prior and in posterior standard deviations.
 SLOPE_STEP = 1e-4
 CURVATURE_STEP = 2e-3
+KINKED_CURVATURE = 100.0
 SCORING_STEPS = 40
 NEWTON_STEPS = 8
 # Turns of Newton's method and probes; after the first few a simplex follows the probes.
@@ -269,7 +270,7 @@ class _Search:
         return np.asarray(vectors / np.sqrt(np.maximum(values, 1.0)))
 
     def _newton(self, best: float, z: Floats) -> tuple[float, Floats, bool]:
-        """Newton steps with all second derivatives; whether they ended shorter than `SHORT_STEP`."""
+        """Newton steps with all second derivatives; whether they ended short of `SHORT_STEP` and off a kink."""
         for _ in range(NEWTON_STEPS):
             scales = self._scales(z)
             gradient, curvature = self._curvature(z, scales, best)
@@ -281,14 +282,16 @@ class _Search:
             steps = (vectors.T @ gradient) / np.where(values > 0.02, values, 2.0)
             step = -scales @ (vectors @ steps)
             length = float(np.linalg.norm(steps))
+            # On a kink the difference of differences grows as the step shrinks; on a smooth mode it is 2.
+            kinked = bool(values[-1] > KINKED_CURVATURE)
             moved, value = self._along(z[None], step[None], np.array([best]))
             if value[0] < best:
                 best, z = float(value[0]), moved[0]
                 if length < SHORT_STEP:
-                    return best, z, True
+                    return best, z, not kinked
             else:
                 # Rounding hides the gain of a step this short.
-                return best, z, length < 1e3 * SHORT_STEP
+                return best, z, not kinked and length < 1e3 * SHORT_STEP
         return best, z, False
 
     def _curvature(self, z: Floats, scales: Floats, best: float) -> tuple[Floats, Floats]:
