@@ -178,7 +178,7 @@ def _draw_level(axes: Axes, model: DrugModel, course: UsualCourse, unit: _Unit, 
     names += [_draw_target(axes, target, unit.factor, reach * 1.1) for target in targets]
     if logarithmic:
         axes.set_yscale("log")
-        lowest = float(level.low[level.low > 0].min())
+        lowest = float(level.low[int(level.median.argmax()) :].min())
         axes.set_ylim(max(lowest * 0.7, top * LOGARITHMIC_FLOOR), reach * 1.8)
         axes.yaxis.set_major_locator(LogLocator(base=10, numticks=8))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -317,10 +317,8 @@ def _limit_words(row: Threshold) -> str:
 
 
 def _spans_decades(model: DrugModel, level: Band) -> bool:
-    positive = level.median[level.median > 0]
-    return model.typical_patient.doses == 1 and bool(
-        positive.size and positive.max() > LOGARITHMIC_SPAN * positive.min()
-    )
+    after_peak = level.median[int(level.median.argmax()) :]
+    return model.typical_patient.doses == 1 and bool(level.median.max() > LOGARITHMIC_SPAN * after_peak.min())
 
 
 def _draw_doses(axes: Axes, model: DrugModel, scale: float, days: bool) -> None:
@@ -355,8 +353,9 @@ def _plain(axes: Axes) -> None:
 
 
 def _title(axes: Axes, model: DrugModel, course: UsualCourse) -> None:
-    axes.set_title(f"{model.drug}: {model.model}", loc="left", fontsize=12, fontweight="bold", pad=36)
     under = f"{readiness_of(model)}; typical patient at a usual dose\n{_exposure(model, course)}".rstrip()
+    pad = 36 if "\n" in under else 24
+    axes.set_title(f"{model.drug}: {model.model}", loc="left", fontsize=12, fontweight="bold", pad=pad)
     axes.annotate(
         under,
         (0.0, 1.0),

@@ -24,7 +24,8 @@ from twinstate.policy import Policy
 from twinstate.reading.breach import read_form
 from twinstate.reading.context import Context
 from twinstate.reading.drug_file import read_drug
-from twinstate.reading.forms import DrugForm, RiskFile, SignalsFile
+from twinstate.reading.drug_form import DrugForm
+from twinstate.reading.forms import RiskFile, SignalsFile
 from twinstate.reading.signals_file import read_catalogue
 
 

@@ -8,7 +8,7 @@ from twinstate import units
 from twinstate.catalogue import Provenance
 from twinstate.drug import Channel, Rhythm, Target, Threshold
 from twinstate.reading.context import Context
-from twinstate.reading.forms import ChannelForm, ChannelNumber, TargetForm, ThresholdForm
+from twinstate.reading.drug_form import ChannelForm, ChannelNumber, TargetForm, ThresholdForm
 
 
 def read_threshold(context: Context, name: str, row: ThresholdForm) -> Threshold:

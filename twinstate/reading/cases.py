@@ -13,8 +13,8 @@ from twinstate.errors import LibraryError, TwinError
 from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.population.covariates import typical_log_parameters
 from twinstate.reading.context import Context
+from twinstate.reading.drug_form import CheckForm
 from twinstate.reading.figures import Regimen, figures, mean_concentration, slowest_half_life
-from twinstate.reading.forms import CheckForm
 from twinstate.reading.parameters import PARAMETER_UNITS
 
 SHORTEST_KEEP_H = 720.0

@@ -9,7 +9,8 @@ from twinstate import units
 from twinstate.catalogue import Analyte, Covariate, Gene, Provenance, Signal
 from twinstate.errors import LibraryError, UnitError
 from twinstate.population.covariates import DERIVED
-from twinstate.reading import forms
+from twinstate.reading.drug_form import DrugForm
+from twinstate.reading.forms import Sourced
 
 SECOND_UNITS: Mapping[str, Mapping[str, float]] = {
     "metabolite": units.CONCENTRATION,
@@ -39,7 +40,7 @@ class Context:
     def __init__(
         self,
         place: str,
-        form: forms.DrugForm,
+        form: DrugForm,
         signals: Mapping[str, Signal],
         analytes: Mapping[str, Analyte],
         covariates: Mapping[str, Covariate],
@@ -76,7 +77,7 @@ class Context:
         """
         raise LibraryError(f"{self.place}: {key} is {value}, {rule}")
 
-    def noted(self, key: str, row: forms.Sourced) -> Provenance:
+    def noted(self, key: str, row: Sourced) -> Provenance:
         """Remember a row's status and source, the file's where it has none."""
         self.provenance[key] = Provenance(row.status, row.source or self.form.source)
         return self.provenance[key]

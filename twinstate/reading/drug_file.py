@@ -10,7 +10,7 @@ from twinstate.drug import CreatinineClearance, Domain, DrugModel, Range, Typica
 from twinstate.reading.alarms import read_channel, read_target, read_threshold
 from twinstate.reading.cases import check_cases
 from twinstate.reading.context import Context
-from twinstate.reading.forms import CheckForm, DefaultForm, RangeForm
+from twinstate.reading.drug_form import CheckForm, DefaultForm, RangeForm
 from twinstate.reading.observed import check_analyte, read_also_observed, read_residual
 from twinstate.reading.parameters import read_parameters, read_variability, read_variation
 

@@ -20,7 +20,7 @@ from twinstate.drug import (
     Power,
 )
 from twinstate.reading.context import Context
-from twinstate.reading.forms import EffectForm
+from twinstate.reading.drug_form import EffectForm
 
 # The closed vocabulary, and which other keys each kind may have beside `covariate` and `unit`.
 KINDS: dict[str, frozenset[str]] = {

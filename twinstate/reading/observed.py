@@ -5,7 +5,7 @@ from __future__ import annotations
 from twinstate import units
 from twinstate.drug import Observed, Residual
 from twinstate.reading.context import Context
-from twinstate.reading.forms import AlsoObservedForm, ResidualForm
+from twinstate.reading.drug_form import AlsoObservedForm, ResidualForm
 
 
 def check_analyte(context: Context, key: str, analyte: str, observes: str) -> None:

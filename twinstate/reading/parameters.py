@@ -15,8 +15,8 @@ from twinstate.errors import LibraryError
 from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.population.prior import log_sd_of_cv, prior_covariance
 from twinstate.reading.context import Context
+from twinstate.reading.drug_form import ParameterForm, ParametersForm
 from twinstate.reading.effects import read_effect
-from twinstate.reading.forms import ParameterForm, ParametersForm
 from twinstate.types import EtaMatrix
 
 PARAMETER_UNITS: Mapping[str, Mapping[str, float]] = {
