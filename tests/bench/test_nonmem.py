@@ -113,6 +113,13 @@ def test_file_that_breaks_a_rule_is_named_with_key_and_value_and_nothing_is_fitt
 def test_file_with_only_what_is_needed_is_fitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = put(a_case(), "patients.0.obs", [])
     assert run(tmp_path, case, capsys) == (0, "")
+    # Numbers where formulas may stand, whole numbers written as decimals, and keys of which nothing is known.
+    case = put(a_case(), "model.flows", [[1, 0, 0.1]])
+    case = put(case, "model.lag", {"1": 0.5})
+    case = put(case, "model.lloq", {"1": 0.2})
+    case = put(case, "patients.0.doses", [[0, 100, 1.0, 0]])
+    case = put(case, "patients.0.obs", [])
+    assert run(tmp_path, case, capsys) == (0, "")
     case = put(a_case(), "patients.0.obs", [[0.0, 1, 0.1]])  # before the dose: nothing is in the body
     assert run(tmp_path, case, capsys) == (0, "")
 
