@@ -82,9 +82,9 @@ class Adapter:
                 )
             self.compared[name] = self._compile(f"compare_defs.{name}", text, names)
 
-    def _compile(self, key: str, text: str, names: dict[str, int]) -> Program:
+    def _compile(self, key: str, text: str | float, names: dict[str, int]) -> Program:
         try:
-            return compile_formula(text, names)
+            return compile_formula(str(text), names)
         except FormulaError as error:
             raise CaseError(f"{self._path}: model.{key} is {text!r}: it {error}") from error
 

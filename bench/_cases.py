@@ -46,15 +46,14 @@ class ModelForm(msgspec.Struct):
     residual: dict[str, ResidualForm]
     typical: dict[str, float] = {}
     compartments: list[str] = []
-    flows: list[tuple[int, int, str]] | None = None
+    flows: list[tuple[int, int, str | float]] | None = None
     odes: list[str] | None = None
-    lag: dict[str, str] = {}
-    bioavailability: dict[str, str] = {}
-    duration: dict[str, str] = {}
+    lag: dict[str, str | float] = {}
+    bioavailability: dict[str, str | float] = {}
+    duration: dict[str, str | float] = {}
     covariates: list[str] = []
     compare: list[str] = []
     compare_defs: dict[str, str] = {}
-    lloq: float | None = None
 
 
 class ReferenceForm(msgspec.Struct):
@@ -72,8 +71,8 @@ class PatientForm(msgspec.Struct):
     id: int | str
     obs: list[list[float]]
     reference: ReferenceForm
-    doses: list[tuple[float, float, int, float]] = []
-    ss_doses: list[tuple[float, float, int, float, float]] = []
+    doses: list[tuple[float, float, float, float]] = []
+    ss_doses: list[tuple[float, float, float, float, float]] = []
     resets: list[float] = []
     covariates: dict[str, float] = {}
     covariate_rows: list[list[float]] = []
@@ -208,16 +207,16 @@ def _check_patient(where: str, model: ModelForm, patient: PatientForm) -> None:
     count = compartments(model)
     for dose in [*patient.doses, *patient.ss_doses]:
         compartment, duration = dose[2], dose[3]
-        if not 1 <= compartment <= count:
-            raise CaseError(f"{where}: a dose enters compartment {compartment}; the model has 1 to {count}")
+        if not (1 <= compartment <= count and compartment.is_integer()):
+            raise CaseError(f"{where}: a dose enters compartment {compartment:g}; the model has 1 to {count}")
         if duration < 0.0 and duration != MODEL_DURATION:
             raise CaseError(
-                f"{where}: a dose has the duration {duration}; it is 0 (bolus), hours above 0, or -2 (the model's)"
+                f"{where}: a dose has the duration {duration:g}; it is 0 (bolus), hours above 0, or -2 (the model's)"
             )
-        if duration == MODEL_DURATION and str(compartment) not in model.duration:
+        if duration == MODEL_DURATION and str(int(compartment)) not in model.duration:
             raise CaseError(
-                f"{where}: a dose into compartment {compartment} takes the model's duration (-2); "
-                f"model.duration lacks the key {compartment!r}"
+                f"{where}: a dose into compartment {compartment:g} takes the model's duration (-2); "
+                f"model.duration lacks the key {compartment:g}"
             )
     for train in patient.ss_doses:
         if not train[4] > 0.0:
@@ -228,7 +227,7 @@ def _check_patient(where: str, model: ModelForm, patient: PatientForm) -> None:
             f"{where}: two ss_doses at the same time do not add up in differential equations; write the model as flows"
         )
     for level in patient.obs:
-        if len(level) not in (3, 4) or str(int(level[1])) not in model.observed:
+        if len(level) not in (3, 4) or f"{level[1]:g}" not in model.observed:
             raise CaseError(
                 f"{where}: obs has {level}; a level is [time, compartment, value] with a compartment of "
                 "model.observed, and a 1 as fourth when below the limit"

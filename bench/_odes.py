@@ -29,6 +29,7 @@ RELATIVE = 1e-9
 ABSOLUTE_SHARE = 1e-12
 MOST_STEPS = 200_000
 NEWTON_STEPS = 30
+MOST_DOSES = 1e6  # no steady state holds more than this many doses
 NEVER = math.inf
 
 NODES = np.array([0.0, 0.2, 0.3, 0.8, 8.0 / 9.0, 1.0, 1.0])
@@ -270,7 +271,8 @@ def _steady_state(
         gap = 0.0
         for k in range(size):
             gap = max(gap, abs(after[k] - amounts[k]) / (1e-3 * largest + abs(amounts[k])))
-            if math.isnan(after[k]):
+            # Where more is given than can leave there is no steady state: Newton's method runs away.
+            if not abs(after[k]) < MOST_DOSES * largest:
                 amounts[:] = math.nan
                 return
         if gap < 1e-11:
