@@ -92,7 +92,7 @@ def _draw_levels(axes: Axes, answer: ForecastAnswer) -> None:
     axes.axvline(_x(answer.as_of), color=INK, linestyle=":", linewidth=1.4, zorder=3)
     top = _top(answer)
     for risk in answer.risks:
-        if risk.metric == "concentration":
+        if _on_the_curve(risk, answer):
             axes.axhline(risk.limit, color=VERMILION, linestyle=(0, (6, 3)), linewidth=1.6, zorder=3)
             axes.annotate(
                 f"{risk.limit:g} {risk.unit}: toxicity alarm",
@@ -234,10 +234,16 @@ def _band(axes: Axes, points: Sequence[CurvePoint], label: str, alpha: float, st
     )
 
 
+def _on_the_curve(risk: RiskOfDrug, answer: ForecastAnswer) -> bool:
+    """Whether a limit is one of what the curve shows: the concentration, or the response that levels measure."""
+    shown = "concentration" if answer.unit == "mg/L" else "second"
+    return risk.metric == shown and risk.unit == answer.unit
+
+
 def _top(answer: ForecastAnswer) -> float:
     """Everything shown fits, and so does a limit unless it would flatten the curve."""
     highest = max([p.high for p in answer.points] + [level.value for level in answer.levels])
-    limits = [r.limit for r in answer.risks if r.metric == "concentration" and r.limit < 2.5 * highest]
+    limits = [r.limit for r in answer.risks if _on_the_curve(r, answer) and r.limit < 2.5 * highest]
     return max(1.08 * max([highest, *limits]), 1e-9)
 
 

@@ -443,3 +443,8 @@ class DrugModel:
     def estimates(self) -> bool:
         """Whether a level may correct it; otherwise it is simulated as published, and says what is unknown."""
         return not self.unknown
+
+    @property
+    def level_unit(self) -> str:
+        """What a level of `analyte` is kept, forecast and shown in: mg/L, or the unit of the second output."""
+        return self.second_unit if self.observes == "second" else "mg/L"

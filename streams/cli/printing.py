@@ -60,15 +60,23 @@ def show_twin(twin: TwinAnswer) -> None:
                 ),
             )  # fmt: skip
         if e.level_forecasts:
+            unit = e.level_forecasts[0].forecast.unit
             show_table(
                 "Levels, each beside what was forecast the instant before its draw",
-                ("time", "measured (mg/L)>", "forecast>", "90 % interval", "population>"),
+                ("time", f"measured ({unit})>", "forecast>", "90 % interval", "population>"),
                 (
                     (minute(c.time), f"{'< ' if c.below_limit else ''}{c.observed:g}", readable(c.forecast.median),
                      f"{readable(c.forecast.low)} to {readable(c.forecast.high)}", readable(c.population.median))
                     for c in e.level_forecasts
                 ),
             )  # fmt: skip
+        for c in e.level_forecasts:
+            if c.doubt is not None:
+                out.print(
+                    f"repeat this level: {c.observed:g} {c.forecast.unit} of {minute(c.time)} ({c.id}) is wrong with "
+                    f"P = {chance(c.doubt)}; neither the model nor the other levels explain it",
+                    markup=False,
+                )
     for s in twin.standing:
         out.print(f"standing: {s.drug} {s.threshold}, {s.severity}, since {minute(s.crossing)}", markup=False)
 

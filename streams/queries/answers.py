@@ -66,6 +66,10 @@ class LevelForecast(Answer):
     levels_before: int
     forecast: Interval
     population: Interval
+    doubt: float | None = Field(
+        description="Probability that the level is wrong altogether (from the line, of another time or patient, a slip "
+        "of a digit), where it is 0.2 or more: repeat it. Null below"
+    )
 
 
 class Channel(Answer):
@@ -151,7 +155,7 @@ class TwinAnswer(Answer):
 
 
 class CurvePoint(Answer):
-    """Concentration at one time, mg/L: posterior median and 90 % band of the level itself."""
+    """What a level measures at one time, in the answer's `unit`: median and 90 % band, without residual error."""
 
     time: dt.datetime
     mode: Literal["live", "settled", "forecast"]
@@ -171,7 +175,7 @@ class DoseMark(Answer):
 
 
 class LevelMark(Answer):
-    """A level that was measured, mg/L."""
+    """A level that was measured, in the answer's `unit`."""
 
     time: dt.datetime
     value: float
@@ -179,7 +183,7 @@ class LevelMark(Answer):
 
 
 class ForecastAnswer(Answer):
-    """One drug's concentration over time: what was estimated up to `as_of`, what is forecast after it."""
+    """What the levels of one drug measure, over time: what was estimated up to `as_of`, what is forecast after it."""
 
     patient: str
     drug: str
@@ -190,8 +194,10 @@ class ForecastAnswer(Answer):
     as_of: dt.datetime
     watermark: dt.datetime
     horizon_h: float
-    unit: str = "mg/L"
-    band: str = "5 % to 95 % of the concentration; a measured level spreads more, by the residual error"
+    unit: str = Field(
+        description="Of the curve and the levels: mg/L, or what the model observes, such as {INR}"
+    )
+    band: str = "5 % to 95 % of what a level measures; a measured level spreads more, by the residual error"
     assumes: str
     levels_used: int
     points: tuple[CurvePoint, ...]

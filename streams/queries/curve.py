@@ -23,7 +23,7 @@ MOST_POINTS = 2000
 
 
 class Curve(NamedTuple):
-    """Times (UTC ns, ascending) and the level there, mg/L, each shape (times,)."""
+    """Times (UTC ns, ascending) and what a level measures there, in the model's `level_unit`, each shape (times,)."""
 
     therapy: Therapy
     times: tuple[int, ...]
@@ -72,7 +72,8 @@ def draw(
     )
     corners = corners[(corners > grid[0]) & (corners < grid[-1])]
     times_h: Times = np.unique(np.concatenate([grid, corners]))
-    levels, _, _ = solve_points(course, cloud.points, times_h)
+    concentration, _, second = solve_points(course, cloud.points, times_h)
+    levels = second if model.observes == "second" else concentration
     if not np.isfinite(levels).all():
         raise MathsError(f"the simulated level of {model.model} is not finite")
     weights = cloud.weights

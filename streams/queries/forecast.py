@@ -72,6 +72,7 @@ def forecast_drug(
         as_of=instant(view.as_of),
         watermark=instant(view.watermark),
         horizon_h=ahead_h,
+        unit=model.level_unit,
         assumes=assumption(curve.therapy),
         levels_used=len(curve.therapy.labs.time_h),
         points=_points(curve, view, rules),

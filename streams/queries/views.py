@@ -195,6 +195,7 @@ def describe_estimate(estimate: DrugEstimate, model: DrugModel) -> answers.Estim
     stale = estimate.state == "live" and is_stale(
         estimate.as_of, estimate.last_input, [estimate.drug], {estimate.drug: model}
     )
+    doubts = {(doubt.source, doubt.id): doubt.probability for doubt in estimate.doubts}
     return answers.Estimate(
         drug=estimate.drug,
         model=estimate.model,
@@ -218,7 +219,7 @@ def describe_estimate(estimate: DrugEstimate, model: DrugModel) -> answers.Estim
         assumes=estimate.assumes,
         channel=_channel(estimate.channel),
         risks=describe_risks(estimate.risks, model.thresholds),
-        level_forecasts=tuple(_level(check) for check in estimate.checks),
+        level_forecasts=tuple(_level(check, model.level_unit, doubts) for check in estimate.checks),
         flags=estimate.flags,
     )
 
@@ -292,7 +293,7 @@ def _channel(channel: ChannelEstimate | None) -> answers.Channel | None:
     )
 
 
-def _level(check: LevelCheck) -> answers.LevelForecast:
+def _level(check: LevelCheck, unit: str, doubts: Mapping[tuple[str, str], float]) -> answers.LevelForecast:
     return answers.LevelForecast(
         id=check.id,
         source=check.source,
@@ -300,6 +301,7 @@ def _level(check: LevelCheck) -> answers.LevelForecast:
         observed=check.observed,
         below_limit=check.censored,
         levels_before=check.levels_before,
-        forecast=_interval(check.forecast, LEVEL_UNIT),
-        population=_interval(check.population, LEVEL_UNIT),
+        forecast=_interval(check.forecast, unit),
+        population=_interval(check.population, unit),
+        doubt=doubts.get((check.source, check.id)),
     )

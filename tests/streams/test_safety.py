@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from streams.pipeline import create_pipeline
+from streams.queries.curve import draw
+from streams.queries.views import describe_estimate
 from tests.streams.logs import ADMISSION, Sent, dose, level, regimen, send
 from tests.streams.test_oracle import logged
+from tests.twinstate.library.configs import CONFIG
 from twinstate.estimate import DrugEstimate
+from twinstate.library import load_library
 from twinstate.twin import TwinDocument
 
+LIBRARY = load_library(CONFIG)
 FAR_H = 24.0 * 200
 
 
@@ -131,3 +137,42 @@ def test_a_dose_before_the_order_does_not_use_up_what_the_order_plans() -> None:
 def test_a_level_far_from_the_usual_is_kept_and_marked() -> None:
     document, _, _ = told([admitted(), send("p-1", "lab", "l1", 1.0, level(190.0))])
     assert "vancomycin:unusual" in document.quality
+
+
+def test_a_level_that_may_be_wrong_is_named_to_whoever_asks() -> None:
+    doses = [send("p-1", "dose", f"d{n}", 2.0 + 12.0 * n, dose()) for n in range(6)]
+    levels = {"l1": (25.0, 11.0), "l2": (37.0, 13.0), "slip": (49.0, 140.0), "l4": (61.0, 15.0)}
+    drawn = [send("p-1", "lab", name, at, level(value)) for name, (at, value) in levels.items()]
+    document, _, _ = told(sorted([admitted(), *doses, *drawn], key=lambda one: one.at_h))
+    estimate = vancomycin(document)
+    shown = describe_estimate(estimate, LIBRARY.drugs["vancomycin"])
+    doubts = {one.id: one.doubt for one in shown.level_forecasts}
+    assert doubts["slip"] is not None
+    assert doubts["slip"] > 0.9
+    assert [name for name, doubt in doubts.items() if doubt is not None] == ["slip"]
+    assert "level_doubtful" in shown.flags
+
+
+def test_a_level_is_shown_in_what_it_measures() -> None:
+    facts = {
+        "covariates": {"age": {"value": 67, "unit": "a"}},
+        "genotype": {"CYP2C9": "*1/*1", "VKORC1": "GG"},
+    }
+    given = {"drug": "warfarin", "status": "given", "route": "oral", "amount": {"value": 7.5, "unit": "mg"}}
+    sent = [send("p-1", "patient", "adm", 0.0, facts)]
+    sent += [send("p-1", "dose", f"d{n}", 1.0 + 24.0 * n, given) for n in range(6)]
+    sent.append(send("p-1", "lab", "inr", 140.0, level(2.4, "inr", "{INR}")))
+    document, _, _ = told(sent)
+    (estimate,) = document.estimates
+    shown = describe_estimate(estimate, LIBRARY.drugs["warfarin"])
+    (checked,) = shown.level_forecasts
+    assert checked.forecast.unit == "{INR}"
+    assert 1.0 < checked.forecast.median < 6.0
+    assert shown.concentration is not None
+    assert shown.concentration.unit == "mg/L"
+    # The curve under the levels is the INR too: it starts at its baseline and rises over the days.
+    curve = draw(
+        document.entries, LIBRARY.drugs["warfarin"], LIBRARY, document.watermark, back_h=150.0, ahead_h=24.0
+    )
+    assert min(curve.median) == pytest.approx(1.0, abs=0.05)
+    assert 2.0 < max(curve.median) < 6.0
