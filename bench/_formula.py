@@ -119,8 +119,8 @@ def _put(node: ast.expr, names: Mapping[str, int], parts: list[tuple[int, int, f
                 left = right
         case ast.BoolOp(op=operator, values=values):
             _put(values[0], names, parts)
-            for value in values[1:]:
-                put(value, then=AND if isinstance(operator, ast.And) else OR)
+            for operand in values[1:]:
+                put(operand, then=AND if isinstance(operator, ast.And) else OR)
         case ast.IfExp(test=test, body=body, orelse=orelse):
             put(test, body, orelse, then=CHOOSE)
         case ast.Call(func=ast.Name(id=function), args=[argument], keywords=[]) if function in _FUNCTION:

@@ -151,7 +151,8 @@ def _run(equations: Equations, start: int, end: int, values: Floats, stack: Floa
             else:
                 a = 1.0 if a != 0.0 or b != 0.0 else 0.0
             stack[top] = a
-    return stack[0]
+    result: float = stack[0]
+    return result
 
 
 @kernel

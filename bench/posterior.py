@@ -92,7 +92,7 @@ def _course(
         log_row(typical)[np.newaxis],
         eta_row({name: position for position, name in enumerate(etas)}),
         no_occasions(1),
-        START_H + interval * np.arange(doses),
+        START_H + interval * np.arange(doses, dtype=np.float64),
         np.full(doses, float(mg)),
         np.full(doses, float(duration)),
         np.full(doses, int(route), dtype=np.int64),
@@ -284,16 +284,20 @@ def score(model: Model, eta: Floats, labs: Labs, random: np.random.Generator | N
     nees = float(miss @ np.linalg.solve(cloud.covariance, miss)) / len(eta)
     nothing = np.full(len(eta), np.nan)
     if random is None:
+        unknown = float("nan")
         return Score(
-            nothing,
-            nothing,
-            *[float("nan")] * 2,
-            False,
-            *[float("nan")] * 2,
-            False,
-            *[float("nan")] * 2,
-            nees,
-            0.0,
+            shift=nothing,
+            spread=nothing,
+            auc_shift=unknown,
+            mass=unknown,
+            covered=False,
+            probability=unknown,
+            reference_probability=unknown,
+            above=False,
+            miss=unknown,
+            reference_miss=unknown,
+            nees=nees,
+            bias=unknown,
         )
     exposure = auc24(model, cloud.points)
     truth = float(auc24(model, eta[np.newaxis])[0])
@@ -436,7 +440,7 @@ def drift(patients: int) -> list[Check]:
         for _ in range(patients):
             eta = random.multivariate_normal(np.zeros(2), a.omega)
             walk = speed * np.cumsum(np.concatenate([[0.0], random.normal(size=days - 1)]))
-            starts = START_H + 24.0 * np.arange(days)
+            starts = START_H + 24.0 * np.arange(days, dtype=np.float64)
             plan = _course(
                 Structure(1),
                 {"clearance": 4.0, "central_volume": 50.0},
@@ -448,7 +452,7 @@ def drift(patients: int) -> list[Check]:
             true = plan._replace(
                 segment_start_h=starts, log_typical=moving, occasion_index=no_occasions(days)
             )
-            time_h = START_H + 24.0 * np.arange(days) + 23.5
+            time_h = START_H + 24.0 * np.arange(days, dtype=np.float64) + 23.5
             f = solve_points(true, eta[np.newaxis], time_h)[0][0]
             value = np.maximum(f + np.hypot(0.12 * f, 0.6) * random.normal(size=days), 0.05)
             labs = labs_under(a.residual, time_h, value, np.zeros(days, dtype=np.int64))

@@ -52,9 +52,10 @@ from twinstate.catalogue import Signal  # noqa: E402
 from twinstate.drug import DrugModel  # noqa: E402
 from twinstate.history import Window  # noqa: E402
 from twinstate.library import load_library  # noqa: E402
-from twinstate.pk.course import INTO_DEPOT, Course  # noqa: E402
+from twinstate.pk.course import INTO_DEPOT, Course, no_occasions  # noqa: E402
 from twinstate.pk.propagate import solve, solve_points  # noqa: E402
 from twinstate.population.covariates import typical_log_parameters  # noqa: E402
+from twinstate.population.structure import structure_of  # noqa: E402
 from twinstate.types import NS_PER_MINUTE  # noqa: E402
 
 Floats = NDArray[np.float64]
@@ -134,11 +135,12 @@ def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, *, rai
     start_h = DAY_ONE_H + 24.0 * dice.integers(0, 300) + dice.integers(0, 24)
     typical = typical_log_parameters(model, {}, {}).log_typical
     course = Course(
-        model.compartments,
+        structure_of(model),
         np.array([start_h]),
         typical.reshape(1, -1).copy(),
-        model.eta_index,
-        start_h + 24.0 * np.arange(3),
+        np.array(model.eta_index),
+        no_occasions(1),
+        start_h + 24.0 * np.arange(3, dtype=np.float64),
         np.full(3, 400.0),
         np.zeros(3),
         np.full(3, INTO_DEPOT, dtype=np.int64),
@@ -333,12 +335,11 @@ def run(patients: int, seed: int) -> list[Check]:
             0.0,
             0.0,
         ),
+        # No target: since a drifting device loses trust, its false certainty no longer reaches the effect whole.
         Check(
             "trap, windows as independent: effect's 90 % interval covers",
             float(np.mean([f.trap_effect for f in found])),
             "",
-            0.0,
-            0.6,
         ),
         Check(
             "trap, windows as independent: baseline's 90 % interval covers",

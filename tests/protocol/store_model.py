@@ -1,7 +1,8 @@
 """The commit protocol's store in a page of Python: what the Lua scripts must do, and what the simulation runs on.
 
-The simulation tells workers against it, thousands of schedules in seconds. It is not yet compared with the real scripts:
-`tests/integration/test_commit.py` compares those, call by call on a real Redis, with a model of its own.
+The simulation tells workers against it, thousands of schedules in seconds. It is not yet compared with the real
+scripts: `tests/integration/test_commit.py` compares those, call by call on a real Redis, with
+a model of its own.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from scipy.special import log_ndtr
 from tests.twinstate.courses import START_H, Given, course, log_parameters
 from twinstate.assimilation.observation import Labs, labs_under
 from twinstate.assimilation.posterior import Posterior, assimilate
-from twinstate.assimilation.record import Gaussian
+from twinstate.assimilation.record import Fit
 from twinstate.drug import Residual
 from twinstate.pk.course import INTO_DEPOT, Course
 from twinstate.pk.propagate import solve, solve_points
@@ -91,7 +91,7 @@ def _log_normal_density(x: Floats, mean: Floats, covariance: Floats) -> Floats:
     return np.asarray(-0.5 * (scaled**2).sum(axis=0) - constant)
 
 
-def reference_posterior(model: Model, labs: Labs, near: Gaussian, seed: int) -> tuple[Floats, Floats]:
+def reference_posterior(model: Model, labs: Labs, near: Fit, seed: int) -> tuple[Floats, Floats]:
     """Draws (draws, eta) and weights (draws,) from a defensive mixture; its likelihood is written anew."""
     random = np.random.default_rng(seed)
     etas = len(model.prior)

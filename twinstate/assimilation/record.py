@@ -33,7 +33,7 @@ from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
 
-__all__ = ["STATUS", "Fit", "Gaussian", "Labs", "assimilate_record", "fit_finite", "fit_record"]
+__all__ = ["STATUS", "Fit", "Labs", "fit_finite", "fit_record"]
 
 Floats = NDArray[np.float64]
 
@@ -50,23 +50,6 @@ UNINFORMATIVE = 1e6
 
 CONVERGED, FALLEN_BACK, NOT_FINITE = 0, 1, 2
 STATUS = ("converged", "damped", "not_finite")
-
-
-class Gaussian(NamedTuple):
-    """Posterior of eta as a Gaussian.
-
-    Attributes:
-        mean: (eta,).
-        covariance: (eta, eta).
-        iterations: Linearisations taken.
-        status: "prior" (no levels), "converged", or "damped" (the iteration did not settle; the mode by
-            damped Gauss-Newton steps stands instead).
-    """
-
-    mean: Floats
-    covariance: Floats
-    iterations: int
-    status: str
 
 
 class Fit(NamedTuple):
@@ -338,27 +321,3 @@ def fit_finite(course: Course, labs: Labs, prior_covariance: Floats) -> Fit:
             "cancel the record; every further record tries again."
         )
     return fit
-
-
-def assimilate_record(course: Course, labs: Labs, prior_covariance: Floats) -> Gaussian:
-    """Posterior of eta given the whole lab record, as a Gaussian.
-
-    Args:
-        course: The patient's course.
-        labs: Levels in order of (time drawn, id), (levels,); none leaves the prior. A level before any dose
-            must be left out by the caller.
-        prior_covariance: Between-subject covariance of eta, (eta, eta).
-
-    Returns:
-        Mean (eta,) and covariance (eta, eta), with how they were reached.
-
-    Raises:
-        MathsError: The arithmetic met a number that is not finite.
-
-    References:
-        See `fit_record`.
-    """
-    if labs.time_h.size == 0:
-        return Gaussian(np.zeros(prior_covariance.shape[0]), prior_covariance.copy(), 0, "prior")
-    fit = fit_finite(course, labs, prior_covariance)
-    return Gaussian(fit.mean, fit.covariance, int(fit.iterations), STATUS[fit.status])

@@ -88,6 +88,14 @@ def test_record_without_a_surprise_is_weighed_as_if_no_level_could_be_wrong() ->
     assert not found.doubt.any()
 
 
+def test_without_levels_the_prior_stands() -> None:
+    model = vancomycin_like()
+    found = posterior_of(model, levels_of(model, [], []))
+    assert found.status == "prior"
+    assert not found.cloud.mean.any()
+    np.testing.assert_array_equal(found.cloud.covariance, model.prior)
+
+
 def test_drifting_clearance_is_followed_and_its_interval_widens_until_the_next_level() -> None:
     model = weeks_of_treatment(14)
     walk = np.log(4.0) - np.linspace(0.0, 0.9, 14)  # the kidneys fail slowly

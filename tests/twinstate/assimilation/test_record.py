@@ -11,7 +11,7 @@ from scipy.stats import norm, truncnorm
 
 from tests.twinstate.patients import Model, draw_labs, levels_of, tacrolimus_like, vancomycin_like
 from twinstate.assimilation.observation import linearise, log_likelihood
-from twinstate.assimilation.record import assimilate_record, fit_record
+from twinstate.assimilation.record import CONVERGED, fit_finite
 from twinstate.errors import MathsError
 from twinstate.pk.propagate import solve_points
 
@@ -26,17 +26,16 @@ def test_filterpy_reproduces_the_fixed_point(make: Callable[[], Model], limit: f
     converged = 0
     for _ in range(20):
         labs = draw_labs(model, random, 4, limit)
-        fit = fit_record(model.course, labs, model.prior)
-        gaussian = assimilate_record(model.course, labs, model.prior)
-        if gaussian.status != "converged":
+        fit = fit_finite(model.course, labs, model.prior)
+        if fit.status != CONVERGED:
             continue
         converged += 1
         nought = np.zeros(len(model.prior))
         mean, covariance = update(nought, model.prior, fit.observed, fit.noise, fit.operator)[:2]
-        np.testing.assert_allclose(gaussian.mean, mean, rtol=0, atol=1e-10)
-        np.testing.assert_allclose(gaussian.covariance, covariance, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(fit.mean, mean, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(fit.covariance, covariance, rtol=0, atol=1e-10)
         # A fixed point: the line taken over the answer leads to the answer again.
-        lines = linearise(model.course, labs, gaussian.mean, gaussian.covariance)
+        lines = linearise(model.course, labs, fit.mean, fit.covariance)
         measured = labs.censored == 0
         np.testing.assert_allclose(lines.operator[measured], fit.operator[measured], rtol=0.05, atol=0.02)
     assert converged >= 15
@@ -63,29 +62,20 @@ def test_line_is_the_least_squares_line_through_the_cubature_points(make: Callab
     np.testing.assert_allclose(lines.noise, left + np.diag(variance.mean(axis=0)), atol=1e-9)
 
 
-def test_without_levels_the_prior_stands() -> None:
-    model = vancomycin_like()
-    none = levels_of(model, [], [])
-    found = assimilate_record(model.course, none, model.prior)
-    assert found.status == "prior"
-    assert not found.mean.any()
-    np.testing.assert_array_equal(found.covariance, model.prior)
-
-
 @pytest.mark.parametrize("make", MODELS)
 def test_hundred_levels_are_one_record_like_any_other(make: Callable[[], Model]) -> None:
     model = make()
     labs = draw_labs(model, np.random.default_rng(5), 100, 3.0)
-    found = assimilate_record(model.course, labs, model.prior)
+    found = fit_finite(model.course, labs, model.prior)
     assert (np.linalg.eigvalsh(found.covariance) > 0).all()
     assert (np.diag(found.covariance) < np.diag(model.prior)).all()
 
 
 def test_censored_level_pulls_less_than_the_limit_taken_as_measured() -> None:
     model = vancomycin_like()
-    low = assimilate_record(model.course, levels_of(model, [59, 71], [18, 8], [0, 1]), model.prior)
-    generous = assimilate_record(model.course, levels_of(model, [59, 71], [18, 500], [0, 1]), model.prior)
-    alone = assimilate_record(model.course, levels_of(model, [59], [18]), model.prior)
+    low = fit_finite(model.course, levels_of(model, [59, 71], [18, 8], [0, 1]), model.prior)
+    generous = fit_finite(model.course, levels_of(model, [59, 71], [18, 500], [0, 1]), model.prior)
+    alone = fit_finite(model.course, levels_of(model, [59], [18]), model.prior)
     # "Below 500 mg/L" says nothing; "below 8 mg/L" says clearance is higher.
     np.testing.assert_allclose(generous.mean, alone.mean, atol=1e-4)
     np.testing.assert_allclose(generous.covariance, alone.covariance, atol=1e-5)
@@ -95,7 +85,7 @@ def test_censored_level_pulls_less_than_the_limit_taken_as_measured() -> None:
 def test_censored_level_moves_the_gaussian_by_the_truncated_moments() -> None:
     model = vancomycin_like()
     labs = levels_of(model, [71], [9], [1])
-    found = assimilate_record(model.course, labs, model.prior)
+    found = fit_finite(model.course, labs, model.prior)
     lines = linearise(model.course, labs, found.mean, found.covariance)
     forecast, spread = lines.offset[0], (lines.operator @ model.prior @ lines.operator.T + lines.noise)[0, 0]
     cut = truncnorm(-np.inf, (np.log(9.0) - forecast) / np.sqrt(spread), forecast, np.sqrt(spread))
@@ -110,7 +100,7 @@ def test_level_far_beyond_belief_still_gives_a_finite_estimate() -> None:
         model = make()
         for value in (1e-3, 1e4):
             labs = levels_of(model, [2], [value])
-            found = assimilate_record(model.course, labs, model.prior)
+            found = fit_finite(model.course, labs, model.prior)
             assert np.isfinite(found.mean).all()
             assert np.isfinite(found.covariance).all()
 
@@ -118,7 +108,7 @@ def test_level_far_beyond_belief_still_gives_a_finite_estimate() -> None:
 def test_level_before_any_dose_does_not_break_the_arithmetic() -> None:
     model = vancomycin_like()
     labs = levels_of(model, [-5, 20], [1, 15])
-    found = assimilate_record(model.course, labs, model.prior)
+    found = fit_finite(model.course, labs, model.prior)
     assert np.isfinite(found.mean).all()
 
 
@@ -128,7 +118,7 @@ def test_number_that_is_not_finite_is_an_error_that_names_the_way_out() -> None:
         plan = model.course._replace(dose_mg=np.full(10, dose))
         labs = levels_of(model, [5], [value])
         with pytest.raises(MathsError, match="Correct or cancel"):
-            assimilate_record(plan, labs, model.prior)
+            fit_finite(plan, labs, model.prior)
 
 
 def test_likelihood_of_a_measured_and_a_censored_level_is_scipys() -> None:

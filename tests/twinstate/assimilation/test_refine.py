@@ -13,26 +13,28 @@ from tests.twinstate.patients import (
     Model,
     draw_labs,
     levels_of,
+    posterior_of,
     reference_posterior,
     tacrolimus_like,
     vancomycin_like,
 )
 from twinstate.assimilation import points as table
 from twinstate.assimilation.observation import Labs
-from twinstate.assimilation.record import Gaussian, assimilate_record
+from twinstate.assimilation.record import Fit, fit_finite
 from twinstate.assimilation.refine import Cloud, Proposal, refine, weighted_quantile
 from twinstate.drug import Residual
 from twinstate.errors import LibraryError, MathsError
 from twinstate.pk.propagate import solve_points
 
 
-def round_one(gaussian: Gaussian) -> Proposal:
+def round_one(gaussian: Fit) -> Proposal:
     return Proposal(gaussian.mean[np.newaxis], gaussian.covariance[np.newaxis], np.ones(1))
 
 
 def cloud_of(model: Model, labs: Labs) -> Cloud:
-    gaussian = assimilate_record(model.course, labs, model.prior)
-    return refine(model.course, labs, model.prior, round_one(gaussian))
+    if len(labs.time_h) == 0:
+        return posterior_of(model, labs).cloud
+    return refine(model.course, labs, model.prior, round_one(fit_finite(model.course, labs, model.prior)))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_mean_and_intervals_agree_with_the_reference_posterior(
     horizon = START_H + np.array([96.0, 120.0])
     for patient in range(9):
         labs = draw_labs(model, random, (1, 2, 4)[patient % 3], limit)
-        gaussian = assimilate_record(model.course, labs, model.prior)
+        gaussian = fit_finite(model.course, labs, model.prior)
         cloud = refine(model.course, labs, model.prior, round_one(gaussian))
         draws, weights = reference_posterior(model, labs, gaussian, seed=patient)
         assert 1 / (weights**2).sum() > 5000
@@ -89,7 +91,7 @@ def test_cloud_is_made_of_at_least_a_hundred_effective_points(make: Callable[[],
 def test_weights_are_posterior_over_proposal_written_longhand(make: Callable[[], Model]) -> None:
     model = make()
     labs = draw_labs(model, np.random.default_rng(21), 2, 3.0)
-    gaussian = assimilate_record(model.course, labs, model.prior)
+    gaussian = fit_finite(model.course, labs, model.prior)
     cloud = refine(model.course, labs, model.prior, round_one(gaussian))
     assert len(cloud.points) == 256  # so the proposal was never moved
     prior = multivariate_normal(np.zeros(len(model.prior)), model.prior).pdf(cloud.points)
@@ -120,7 +122,7 @@ def test_without_levels_the_cloud_is_the_priors() -> None:
 def test_levels_that_nothing_explains_are_an_error_that_names_the_way_out() -> None:
     model = vancomycin_like()._replace(residual=Residual(0.1, 0.0))
     before = levels_of(model, [-5], [30])
-    gaussian = assimilate_record(model.course, before, model.prior)
+    gaussian = fit_finite(model.course, before, model.prior)
     with pytest.raises(MathsError, match="Correct or cancel"):
         refine(model.course, before, model.prior, round_one(gaussian))
 
