@@ -172,6 +172,29 @@ def test_each_occasion_rules_from_the_end_of_the_one_before_to_its_own() -> None
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_random_walk_starts_with_the_end_of_the_first_occasion() -> None:
+    model = weeks_of_treatment(5)
+    ends = START_H + np.array([20.0, 50.0])
+    laid = lay_over(model.course, drifting(ends, 0.2), CLEARANCE, 2, 3)
+    times = START_H + np.arange(1.0, 119.0, 3.3)
+    plain = solve(model.course, np.zeros(2), times)[0]
+    for step, begins, ends_again in ((2, 20.0, 50.0), (3, 50.0, 200.0)):
+        eta = np.zeros(4)
+        eta[step] = 0.3
+        rows = [(0.0, 0.0), (begins, 0.3), (ends_again, 0.0)]
+        segments = [
+            (start, log_parameters(clearance=4.0 * float(np.exp(shift)), central_volume=50.0))
+            for start, shift in rows
+        ]
+        doses = [Given(12.0 * k, 1000, duration=1.0) for k in range(10)]
+        found = solve(laid, eta, times)[0]
+        np.testing.assert_allclose(
+            found, solve(course(1, doses, segments, (0, 1)), np.zeros(2), times)[0], rtol=1e-12, atol=1e-12
+        )
+        before = times <= START_H + begins
+        np.testing.assert_allclose(found[before], plain[before], rtol=1e-12, atol=1e-12)
+
+
 def test_variation_between_occasions_makes_the_next_day_less_certain_than_this_one() -> None:
     model = weeks_of_treatment(5)
     variation = Variation(CLEARANCE, 0.3, ())
