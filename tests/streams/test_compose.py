@@ -115,6 +115,18 @@ def test_the_entrypoint_passes_sigterm_on_and_waits() -> None:
         assert running.wait(10) == 7
 
 
+def test_a_second_sigterm_does_not_end_the_entrypoint_before_its_command() -> None:
+    entrypoint = ROOT / "docker" / "entrypoint"
+    command = "trap 'echo told; sleep 0.5; exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+    with subprocess.Popen([entrypoint, "sh", "-c", command], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        running.terminate()
+        assert running.stdout.readline() == b"told\n"
+        running.terminate()
+        assert running.wait(10) == 7
+
+
 def test_the_image_holds_what_the_dockerfile_copies() -> None:
     sources = re.findall(r"^COPY (\S+)", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
     allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines()}
