@@ -1,8 +1,9 @@
 """A parameter that changes within a patient: from occasion to occasion, or as a random walk.
 
 Further etas are laid over the course, one an occasion. An occasion ends with the last of some levels drawn within a
-day; it begins where the one before it ended. Only the latest few have an eta of their own, so that their number does
-not grow with the months: an older level is trusted less instead, by as much as the parameter may have changed since.
+day; it begins where the one before it ended. So that the number of etas does not grow with the months, only the latest
+few occasions have one of their own, and those of a random walk grow longer the further back they lie. A level that
+lies a day or more before the end of its occasion is trusted less, by as much as the parameter may change until then.
 """
 
 from __future__ import annotations
@@ -44,6 +45,21 @@ def occasion_ends(labs: Labs) -> Floats:
         if not ends or time <= ends[-1] - DAY_H:
             ends.append(time)
     return np.array(ends[::-1])
+
+
+def walk_ends(labs: Labs) -> Floats:
+    """When the occasions of a random walk end, hours since 1970, ascending: at most `MOST_OCCASIONS`.
+
+    With more days of levels than that, an occasion reaches back 1, 2, 4, 8 and 16 days from the last level: recent
+    ones say what the parameter is now, all of them together how fast it walks.
+    """
+    ends: list[float] = []
+    youngest_h = 0.0  # an occasion ends at least so long before the last level
+    for time in labs.time_h[::-1].tolist():
+        if not ends or time <= ends[0] - youngest_h:
+            ends.append(time)
+            youngest_h = max(DAY_H, 2.0 * youngest_h)
+    return np.array(ends[:MOST_OCCASIONS][::-1])
 
 
 def drifting(end_h: Floats, sd_per_sqrt_day: float) -> Occasions:
@@ -89,7 +105,7 @@ def lay_over(course: Course, occasions: Occasions, parameter: int, first: int, n
 
 
 def trust_less(labs: Labs, end_h: Floats, variance_per_day: float, variance_at_once: float) -> Labs:
-    """Levels older than the occasions that have an eta, with a spread that grows by what may have changed since.
+    """Levels well before the end of their occasion, with a spread that grows by what may change until then.
 
     Args:
         labs: The record.
@@ -97,7 +113,6 @@ def trust_less(labs: Labs, end_h: Floats, variance_per_day: float, variance_at_o
         variance_per_day: Of the logarithm, by a random walk.
         variance_at_once: Of the logarithm, between occasions.
     """
-    age_h = end_h[0] - labs.time_h
-    old = age_h >= DAY_H
-    extra = np.where(old, variance_per_day * age_h / DAY_H + variance_at_once, 0.0)
+    before_h = end_h[np.searchsorted(end_h, labs.time_h)] - labs.time_h
+    extra = np.where(before_h >= DAY_H, variance_per_day * before_h / DAY_H + variance_at_once, 0.0)
     return labs._replace(proportional=np.sqrt(labs.proportional**2 + extra))

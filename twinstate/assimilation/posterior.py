@@ -23,6 +23,7 @@ from twinstate.assimilation.occasions import (
     lay_over,
     occasion_ends,
     trust_less,
+    walk_ends,
 )
 from twinstate.assimilation.points import normal_points
 from twinstate.assimilation.record import STATUS, Fit, fit_finite, fit_record
@@ -43,6 +44,10 @@ Floats = NDArray[np.float64]
 # A level this many standard deviations from what all others and the prior expect may be wrong altogether.
 SURPRISING_SD = 2.0
 MOST_SUSPECTS = 4
+# One or two levels cannot tell a wrong level from an unusual patient. There a doubt is told, but the estimate believes
+# the levels until the doubt reaches this.
+TELLING_LEVELS = 3
+BEYOND_BELIEF = 0.9
 # A hypothesis with less weight than this is dropped; one that is kept gets at least this share of the points.
 NEGLIGIBLE = 1e-3
 LEAST_SHARE = 0.05
@@ -84,13 +89,14 @@ def assimilate(course: Course, labs: Labs, omega: Floats, variation: Variation |
     if variation is None or len(labs.time_h) == 0:
         cloud, status = _fit(course, labs, omega)
         return _plain(cloud, status, etas, None)
-    end_h = occasion_ends(labs)
     if variation.occasion_sd > 0.0:
+        end_h = occasion_ends(labs)
         occasions = independent(end_h, variation.occasion_sd)
         trusted = trust_less(labs, end_h, 0.0, variation.occasion_sd**2)
         laid = lay_over(course, occasions, variation.parameter, etas, -1)
         cloud, status = _fit(laid, trusted, _joined(omega, occasions.covariance))
         return _plain(cloud, status, etas, occasions)
+    end_h = walk_ends(labs)
     found: list[tuple[float, Cloud, str]] = []
     for sd in variation.drift_sd:
         occasions = drifting(end_h, sd)
@@ -170,6 +176,8 @@ def _fit(course: Course, labs: Labs, prior: Floats) -> tuple[Cloud, str]:
         shares / math.fsum(shares),
     )
     cloud = refine(course, labs, prior, proposal, doubting=len(suspects) > 0)
+    if suspects and len(labs.time_h) < TELLING_LEVELS and math.fsum(cloud.doubt) < BEYOND_BELIEF:
+        cloud = refine(course, labs, prior, proposal)._replace(doubt=cloud.doubt)
     return cloud, STATUS[fit.status]
 
 

@@ -6,7 +6,7 @@ from transit compartments, enter the modes as an input by a fourth-order exponen
 Matthews 2002). A response takes one step for every four of these, from the five concentrations they begin and end with.
 
 Steps follow the rule of `mesh`. Over the wide draws of tests/twinstate/pk/test_march.py
-they hold the error of concentration, area and response below 3e-5 of its size, in nine of ten courses below 1e-5.
+they hold the error of concentration, area and response below 6e-5 of its size, in nine of ten courses below 1e-5.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 # Bounds on a step, each as a pure number: time times a rate.
 CURVED = 0.035  # times half the range of elimination's slope over the interval
-FORCED = 0.15  # the same slope and the fastest change of the concentration together: their error is a product
+FORCED = 0.2  # the same slope and the fastest change of the concentration together: their error is a product
 TRANSIT = 0.2  # times the transit rate
 TRANSIENT = 0.2  # times the fastest transient of the concentration, for a response
 LASTING = 0.2  # times the slowest decay of the concentration and the steepness of the effect

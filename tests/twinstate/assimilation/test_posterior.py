@@ -8,7 +8,15 @@ import pytest
 from tests.twinstate.courses import START_H, Given, course, log_parameters
 from tests.twinstate.patients import Model, draw_labs, levels_of, posterior_of, vancomycin_like
 from twinstate.assimilation.observation import Labs, labs_under
-from twinstate.assimilation.occasions import MOST_OCCASIONS, drifting, independent, lay_over, occasion_ends
+from twinstate.assimilation.occasions import (
+    MOST_OCCASIONS,
+    drifting,
+    independent,
+    lay_over,
+    occasion_ends,
+    trust_less,
+    walk_ends,
+)
 from twinstate.assimilation.posterior import assimilate, carry_forward
 from twinstate.assimilation.record import fit_record
 from twinstate.assimilation.refine import Proposal, refine
@@ -76,6 +84,33 @@ def test_doubt_is_the_probability_written_longhand() -> None:
     np.testing.assert_allclose(found.doubt, np.array(evidence[1:]) / sum(evidence), atol=0.02)
 
 
+def test_one_level_that_surprises_is_doubted_but_believed() -> None:
+    # Alone it may as well be of an unusual patient: the doubt is told, the estimate is the one without any.
+    model = vancomycin_like()
+    typical = solve(model.course, np.zeros(2), START_H + np.array([59.5]))[0]
+    labs = levels_of(model, [59.5], (3.2 * typical).tolist())
+    fit = fit_record(model.course, labs, model.prior)
+    believed = refine(
+        model.course,
+        labs,
+        model.prior,
+        Proposal(fit.mean[np.newaxis], fit.covariance[np.newaxis], np.ones(1)),
+    )
+    found = posterior_of(model, labs).cloud
+    assert 0.2 < found.doubt[0] < 0.9
+    np.testing.assert_allclose(
+        found.mean, believed.mean, atol=0.1 * float(np.sqrt(believed.covariance[0, 0]))
+    )
+
+
+def test_one_level_ten_times_too_high_is_not_believed() -> None:
+    model = vancomycin_like()
+    typical = solve(model.course, np.zeros(2), START_H + np.array([59.5]))[0]
+    found = posterior_of(model, levels_of(model, [59.5], (10.0 * typical).tolist())).cloud
+    assert found.doubt[0] > 0.9
+    assert abs(found.mean[0]) < 0.2  # near the typical patient: believed, it would lie below -1
+
+
 def test_record_without_a_surprise_is_weighed_as_if_no_level_could_be_wrong() -> None:
     model = vancomycin_like()
     typical = solve(model.course, np.zeros(2), START_H + np.array([24.0, 59.5, 71.5]))[0]
@@ -127,6 +162,7 @@ def test_number_of_occasions_does_not_grow_with_the_months() -> None:
     model = weeks_of_treatment(120)
     labs = daily_levels(model, np.full(120, np.log(4.0)), np.random.default_rng(5))
     assert len(occasion_ends(labs)) == MOST_OCCASIONS
+    assert len(walk_ends(labs)) == MOST_OCCASIONS
     found = assimilate(model.course, labs, model.prior, DRIFT)
     assert found.cloud.points.shape[1] == 2 + MOST_OCCASIONS - 1
 
@@ -135,6 +171,21 @@ def test_levels_within_a_day_share_an_occasion() -> None:
     model = vancomycin_like()
     labs = levels_of(model, [10, 20, 30, 60, 61], [10, 10, 10, 10, 10])
     np.testing.assert_allclose(occasion_ends(labs) - START_H, [30, 61])
+
+
+def test_occasions_of_a_walk_grow_longer_the_further_back_they_lie() -> None:
+    model = weeks_of_treatment(60)
+    labs = daily_levels(model, np.full(60, np.log(4.0)), np.random.default_rng(5))
+    np.testing.assert_allclose(labs.time_h[-1] - walk_ends(labs), [24.0 * n for n in (16, 8, 4, 2, 1, 0)])
+
+
+def test_level_is_trusted_less_by_what_may_change_until_its_occasion_ends() -> None:
+    model = vancomycin_like()
+    labs = levels_of(model, [10, 34, 70, 82, 106], [10, 10, 10, 10, 10])
+    ends = START_H + np.array([82.0, 106.0])
+    trusted = trust_less(labs, ends, 0.04, 0.0)
+    expected = np.sqrt(0.12**2 + 0.04 * np.array([3.0, 2.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(trusted.proportional, expected, rtol=1e-12)
 
 
 def test_occasions_of_nought_change_nothing() -> None:
