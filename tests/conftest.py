@@ -19,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rows", action="store_true", help="only the rows of the fault matrix; results in build/faults.json"
     )
+    parser.addoption(
+        "--seed", type=int, default=20261125, help="of the dice that say when a fault is injected"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,12 +20,12 @@ TITLES: dict[str, str] = {
     "1": "worker killed at each fail point and at random",
     "2": "zombie: a stopped owner wakes up; two workers with one instance id",
     "3": "delayed acquire",
-    "4": "broker restart, clean and kill -9",
+    "4": "broker restart, clean and kill -9, on one node and on three",
     "5": "Redis kill -9 and restart",
     "6": "Redis loses its last second",
     "7": "Redis unavailable",
     "8": "network cut between worker and broker, both ways",
-    "9": "slow, cut, half-open and reset connections to Redis",
+    "9": "slow, half-open, reset and refused connections to Redis and to Kafka",
     "10": "duplicate delivery",
     "11": "out of order within the limits",
     "12": "later than the limits",
@@ -59,10 +59,10 @@ class FaultReport:
     def __init__(self) -> None:
         self._rows: dict[str, list[dict[str, Any]]] = {}
 
-    def add(self, row: str, outcome: str, reason: str, seed: int | None, seconds: float) -> None:
-        """Note one phase of one test of a row."""
+    def add(self, row: str, outcome: str, reason: str, seconds: float, noted: dict[str, Any]) -> None:
+        """Note one phase of one test of a row, and what the test wrote down: its seed, and what it measured."""
         self._rows.setdefault(row, []).append(
-            {"outcome": outcome, "reason": reason, "seed": seed, "seconds": seconds}
+            {"outcome": outcome, "reason": reason, "seconds": seconds, "noted": noted}
         )
 
     def rows(self) -> Iterable[dict[str, Any]]:
@@ -78,8 +78,9 @@ class FaultReport:
                 "title": title,
                 "result": result,
                 "reason": "; ".join(reasons) if parts else NOT_SHOWN,
-                "seed": next((part["seed"] for part in parts if part["seed"] is not None), None),
+                "seed": next((part["noted"]["seed"] for part in parts if "seed" in part["noted"]), None),
                 "seconds": round(sum(part["seconds"] for part in parts), 1),
+                "measured": [measured for part in parts if (measured := _measured(part["noted"]))],
             }
 
     def write(self) -> None:
@@ -111,9 +112,10 @@ class FaultRows:
             reason = f"{item.name}: {str(report.longreprtext).splitlines()[-1][:200]}"
         elif report.skipped:
             reason = f"{item.name}: {report.longrepr[2]}"
-        seed = dict(item.user_properties).get("seed")
+        # The last phase tells what the test wrote down, once.
+        noted = {"test": item.name, **dict(item.user_properties)} if report.when == "teardown" else {}
         for row in rows_of(item):
-            self.report.add(row, report.outcome, reason, seed, call.duration)
+            self.report.add(row, report.outcome, reason, call.duration, noted)
         return report
 
     def pytest_sessionfinish(self) -> None:
@@ -128,6 +130,15 @@ class FaultRows:
                 + (f" ({row['reason']})" if row["reason"] else "")
             )
         terminalreporter.write_line(f"written to {RESULTS}")
+
+
+def _measured(noted: dict[str, Any]) -> dict[str, Any]:
+    """What a test measured, with its name; nothing when it measured nothing."""
+    return (
+        {key: value for key, value in noted.items() if key != "seed"}
+        if noted.keys() - {"test", "seed"}
+        else {}
+    )
 
 
 def rows_of(item: pytest.Item) -> list[str]:

@@ -322,11 +322,12 @@ class OpenWard(Protocol):
 
 
 def open_ward(
-    bootstrap: str, redis_url: str, directory: Path, *, listens_to: SmallWard | None = None
+    bootstrap: str, redis_url: str, directory: Path, *, listens_to: SmallWard | None = None, copies: int = 1
 ) -> SmallWard:
     """Make a group with topics of its own, or one that reads the records of another and answers elsewhere."""
     group = f"acceptance-{os.getpid()}-{next(_numbers)}"
     topics = read_topics(ROOT / "config" / "topics.yaml").renamed(group)
+    topics = topics.model_copy(update={"replication_factor": copies})
     if listens_to is not None:
         names = topics.names.model_copy(update={"records": listens_to.topics.names.records})
         topics = topics.model_copy(update={"names": names})
