@@ -254,7 +254,6 @@ def test_emptied_redis_is_filled_again_from_the_log(private_ward: Ward, private_
     private_ward.check()
 
 
-@pytest.mark.row("4")
 @pytest.mark.faults
 def test_kafka_killed_twice_loses_and_doubles_nothing(
     private_ward: Ward, private_kafka: EmbeddedKafka

@@ -184,14 +184,13 @@ def test_only_worker_cut_off_from_kafka_goes_on_when_the_network_is_back(
 
 @pytest.mark.row("9")
 @pytest.mark.long
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_bad_connections_to_kafka_lose_and_double_nothing(
-    distant: Distant, trouble: str, dice: random.Random
-) -> None:
+def test_bad_connections_to_kafka_lose_and_double_nothing(distant: Distant, dice: random.Random) -> None:
     worker = distant.start()
-    telling = distant.ward.telling(disturbed().arrival)
-    distant.ward.reach(THIRD)
-    trouble_on(distant.proxy, trouble, dice)
-    telling.done()
+    arrival = disturbed().arrival
+    share = -(-len(arrival) // len(TROUBLES))
+    for number, trouble in enumerate(TROUBLES):
+        telling = distant.ward.telling(arrival[number * share : (number + 1) * share])
+        trouble_on(distant.proxy, trouble, dice)
+        telling.done()
     require_invariants(distant.ward)
     assert "worker ends" not in worker.log.read_text()
