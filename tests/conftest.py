@@ -20,6 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rows", action="store_true", help="only the rows of the fault matrix; results in build/faults.json"
     )
     parser.addoption(
+        "--short", action="store_true", help="with --rows: without the long tests, and with few repetitions"
+    )
+    parser.addoption(
         "--seed", type=int, default=20261125, help="of the dice that say when a fault is injected"
     )
 
