@@ -13,7 +13,7 @@ from streams.embedded.ports import free_ports
 from streams.embedded.processes import ProcessGroup
 
 
-class KafkaCluster:
+class EmbeddedKafkaCluster:
     """Nodes that are broker and controller at once; three of them keep working while one is away.
 
     Args:

@@ -33,6 +33,16 @@ save ""
 maxmemory-policy noeviction
 """
 
+CLUSTER_CONFIGURATION = """\
+cluster-enabled yes
+cluster-port {port}
+cluster-announce-ip {host}
+cluster-node-timeout 3000
+# Without replicas nobody takes over; the other nodes' slots stay of use meanwhile.
+cluster-require-full-coverage no
+cluster-allow-replica-migration no
+"""
+
 
 class EmbeddedRedis(Server):
     """A Redis server: `start` returns when it answers PING with its data loaded.
@@ -40,14 +50,16 @@ class EmbeddedRedis(Server):
     Args:
         directory: Data, configuration and `redis.log`; made when missing, kept afterwards.
         port: Loopback port; None takes a free one.
+        cluster_port: Makes it a node of a Redis Cluster, which talks to the others on this port.
     """
 
     READY_WITHIN_S = 30.0
     STOPS_WITHIN_S = 10.0  # the append-only file is synced
     POLL_S = 0.02
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(self, directory: Path, port: int | None = None, *, cluster_port: int | None = None) -> None:
         super().__init__("Redis", directory, port or free_ports(1)[0])
+        self.cluster_port = cluster_port
 
     @property
     def url(self) -> str:
@@ -63,7 +75,10 @@ class EmbeddedRedis(Server):
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "redis.conf"
-        configuration.write_text(CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data))
+        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data)
+        if self.cluster_port is not None:
+            text += CLUSTER_CONFIGURATION.format(host=LOOPBACK, port=self.cluster_port)
+        configuration.write_text(text)
         return (str(redis_server(self.directory)), str(configuration))
 
     def answers(self) -> bool:

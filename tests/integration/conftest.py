@@ -20,7 +20,13 @@ import pytest
 import redis
 
 from streams.adapters.topics import Topics, create_topics, read_topics
-from streams.embedded import EmbeddedKafka, EmbeddedRedis, KafkaCluster, ProcessGroup
+from streams.embedded import (
+    EmbeddedKafka,
+    EmbeddedKafkaCluster,
+    EmbeddedRedis,
+    EmbeddedRedisCluster,
+    ProcessGroup,
+)
 from tests.integration import given
 from tests.integration.given import GivenKafka, GivenRedis
 
@@ -120,10 +126,10 @@ def private_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
 
 
 @pytest.fixture(scope="module")
-def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafkaCluster]:
     """Start a Kafka of three nodes for this module's tests (10 s)."""
     given.skip_if_kafka_is_given()
-    cluster = KafkaCluster(tmp_path_factory.mktemp("cluster"))
+    cluster = EmbeddedKafkaCluster(tmp_path_factory.mktemp("cluster"))
     try:
         cluster.start()
         yield cluster
@@ -132,10 +138,22 @@ def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaClust
 
 
 @pytest.fixture
-def kafka_cluster(three_nodes: KafkaCluster) -> KafkaCluster:
+def kafka_cluster(three_nodes: EmbeddedKafkaCluster) -> EmbeddedKafkaCluster:
     """Give a Kafka of three nodes, all there and up to date, whatever the test before has done to them."""
     three_nodes.start()
     return three_nodes
+
+
+@pytest.fixture
+def redis_cluster(tmp_path: Path) -> Iterator[EmbeddedRedisCluster]:
+    """Start a Redis Cluster of three masters for this test alone (3 s)."""
+    given.skip_if_redis_is_given()
+    cluster = EmbeddedRedisCluster(tmp_path / "redis-cluster")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
 
 
 @pytest.fixture

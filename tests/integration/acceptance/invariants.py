@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from confluent_kafka import Consumer, TopicPartition
 
-from streams.adapters.redis_store import AuditEntry, RedisStore, connect
+from streams.adapters.redis_store import AuditEntry
 from streams.demo.plan import DemoRecord
 from tests.integration.acceptance.ward import Outcome, SmallWard, require_sound
 
@@ -56,7 +56,7 @@ def audits(ward: SmallWard) -> list[list[AuditEntry]]:
     """Read who applied what, by partition."""
 
     async def ask() -> list[list[AuditEntry]]:
-        store = RedisStore(connect(ward.redis_url), ward.group)
+        store = ward.store()
         try:
             return [await store.audit(number) for number in range(ward.topics.partitions)]
         finally:

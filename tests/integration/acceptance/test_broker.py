@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from streams.demo.plan import DemoRecord
-from streams.embedded import EmbeddedKafka, EmbeddedRedis, KafkaCluster
+from streams.embedded import EmbeddedKafka, EmbeddedKafkaCluster, EmbeddedRedis
 from streams.embedded.ports import LOOPBACK, free_ports
 from streams.embedded.processes import Process
 from tests.integration import given
@@ -30,7 +30,7 @@ TERMINATED = 143  # how a Java process ends that SIGTERM has ended in order
 
 @pytest.fixture
 def clustered(
-    kafka_cluster: KafkaCluster, redis_server: EmbeddedRedis, tmp_path: Path
+    kafka_cluster: EmbeddedKafkaCluster, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> Iterator[SmallWard]:
     """Give a ward with its topics on three nodes."""
     ward = open_ward(kafka_cluster.bootstrap, redis_server.url, tmp_path, copies=kafka_cluster.copies)
@@ -48,7 +48,7 @@ def thirds() -> list[list[DemoRecord]]:
 @pytest.mark.row("4")
 @pytest.mark.faults
 def test_cluster_whose_leaders_are_killed_loses_no_acknowledged_record(
-    clustered: SmallWard, kafka_cluster: KafkaCluster, dice: random.Random, record_property: Record
+    clustered: SmallWard, kafka_cluster: EmbeddedKafkaCluster, dice: random.Random, record_property: Record
 ) -> None:
     worker = clustered.start()
     first, *others = thirds()
@@ -75,7 +75,7 @@ def test_cluster_whose_leaders_are_killed_loses_no_acknowledged_record(
 @pytest.mark.row("4")
 @pytest.mark.long
 def test_cluster_whose_nodes_are_restarted_in_order_one_by_one_goes_on_all_the_time(
-    clustered: SmallWard, kafka_cluster: KafkaCluster, dice: random.Random, record_property: Record
+    clustered: SmallWard, kafka_cluster: EmbeddedKafkaCluster, dice: random.Random, record_property: Record
 ) -> None:
     worker = clustered.start()
     failovers = []
