@@ -45,6 +45,7 @@ TITLES: dict[str, str] = {
     "26": "slow subscriber",
     "27": "two releases side by side",
     "28": "SIGTERM under load, 200 times",
+    "I8": "recovery within 5 s of a killed worker, and of Redis that is back",
     "transactions": "transaction markers and aborted records in the input",
     "NOSCRIPT": "Redis restarted without its scripts",
     "late Kafka": "worker started while Kafka is down",

@@ -24,6 +24,7 @@ from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.ports import Claim, StaleClaimError
 from tests.integration.acceptance.invariants import committed_offsets, require_invariants
 from tests.integration.acceptance.records import altered, body_of, disturbed, kind_of
+from tests.integration.acceptance.test_recovery import require_recovered
 from tests.integration.acceptance.ward import PATIENCE_S, OpenWard, SmallWard, open_ward
 from tests.integration.proxy import TROUBLES, Proxy, trouble_on
 from tests.integration.test_worker import set_topic
@@ -125,10 +126,12 @@ def test_redis_away_for_30_s_costs_neither_membership_nor_processor(
     time.sleep(30)
     share = (sum(process.cpu_times()[:2]) - busy) / 30
     store.resume() if how == "stopped" else store.start()
-    record_property("back_s", round(ward.reach(THIRD + 1), 2))
+    back_s = ward.reach(THIRD + 1)
+    record_property("back_s", round(back_s, 2))
     require_invariants(ward)
     assert share < 0.2
     assert worker.log.read_text().count('"assigned"') == assigned, "a rebalance"
+    require_recovered([back_s])
 
 
 @pytest.mark.row("9")
