@@ -63,13 +63,17 @@ def kafka(servers: ProcessGroup, tmp_path_factory: pytest.TempPathFactory) -> Em
 @pytest.fixture(scope="session")
 def redis_server(
     servers: ProcessGroup, tmp_path_factory: pytest.TempPathFactory
-) -> EmbeddedRedis | GivenRedis:
-    """Start the session's Redis, or take the one that is given; never stop, pause or kill it."""
+) -> Iterator[EmbeddedRedis | GivenRedis]:
+    """Start the session's Redis, or take the one that is given and empty it; never stop, pause or kill it."""
     if given.REDIS:
-        return given.given_redis(given.REDIS)
+        taken = given.given_redis(given.REDIS)
+        yield taken
+        with redis.Redis.from_url(taken.url) as client:
+            client.flushdb()
+        return
     server = servers.add(EmbeddedRedis(tmp_path_factory.mktemp("redis")))
     server.start()
-    return server
+    yield server
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def topics(connection: dict[str, str], group: str) -> Topics:
 def redis_client(redis_server: EmbeddedRedis | GivenRedis) -> Iterator[redis.Redis]:
     """Connect to the session's Redis, emptied."""
     with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
+        client.flushdb()
         client.script_flush()
         yield client
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -28,16 +29,19 @@ class GivenRedis:
 
 
 def given_redis(url: str) -> GivenRedis:
-    """Take a Redis, if nothing can be lost by it."""
-    with redis.Redis.from_url(url) as client:
-        keys = sum(int(about["keys"]) for about in client.info("keyspace").values())
+    """Take a database of a Redis, one for each process of the test run, if nothing can be lost by it."""
+    parts = urlsplit(url)
+    number = int(parts.path.strip("/") or 0) + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    own = parts._replace(path=f"/{number}").geturl()
+    with redis.Redis.from_url(own) as client:
+        keys = client.dbsize()
     if keys:
         pytest.exit(
-            f"REDIS_URL: this Redis holds {keys} keys, and the tests empty it. Give an empty one, or leave REDIS_URL "
-            "unset, and the tests start their own",
+            f"REDIS_URL: database {number} of this Redis holds {keys} keys, and the tests empty it. Give an empty one, "
+            "or leave REDIS_URL unset, and the tests start their own",
             returncode=2,
         )
-    return GivenRedis(url)
+    return GivenRedis(own)
 
 
 def skip_if_kafka_is_given() -> None:
