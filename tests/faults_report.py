@@ -132,6 +132,7 @@ class FaultRows:
         for row in self.report.rows():
             terminalreporter.write_line(
                 f"{row['row']:>12}  {row['result']:7} {row['seconds']:6.1f} s  {row['title']}"
+                + ("" if row["seed"] is None else f", seed {row['seed']}")
                 + (f" ({row['reason']})" if row["reason"] else "")
             )
         terminalreporter.write_line(f"written to {RESULTS}")
