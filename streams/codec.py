@@ -13,6 +13,7 @@ import numpy as np
 from aiokafka.partitioner import murmur2
 from numpy.typing import NDArray
 
+from streams.json_keys import repeated_key
 from streams.ports import UNREADABLE_HEADERS, RawRecord
 from streams.records import (
     SCHEMA,
@@ -171,6 +172,9 @@ class Decoder:
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _Refused("not_json", f"the body is not JSON: {error}") from None
+        twice = repeated_key(raw.value)
+        if twice is not None:
+            raise _Refused("wrong_schema", f"the key {twice!r} stands twice in one object; send each once")
         return record
 
     def _check_place(self, raw: RawRecord, patient: str) -> None:

@@ -25,7 +25,7 @@ def _machine() -> str:
     digest = hashlib.sha256()
     package = Path(twinstate.__file__).parent
     # Of the edge only what turns bytes into entries can change a twin.
-    edge = [Path(__file__).with_name(name) for name in ("codec.py", "records.py")]
+    edge = [Path(__file__).with_name(name) for name in ("codec.py", "json_keys.py", "records.py")]
     for path in [*sorted(p for p in package.rglob("*") if p.suffix in (".py", ".npy")), *edge]:
         digest.update(path.relative_to(package.parent).as_posix().encode())
         digest.update(path.read_bytes())

@@ -35,9 +35,10 @@ from streams.ports import (
 
 T = TypeVar("T")
 
-# Retries wait 0.05 s, then twice as long each time up to 5 s, each shortened at random by up to a half.
+# Retries wait 0.05 s, then twice as long each time up to 3 s, each shortened at random by up to a half: 5 s after a
+# server is back, however long it was away, records are applied again.
 FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 5.0
+LONGEST_WAIT_S = 3.0
 # An intake that owes a batch for this long has lost it on the way (Faust drops messages in a rebalance): seek again.
 LOST_AFTER_S = 5.0
 # The same batch in conflict this often is not a race: something else writes the partition's keys.

@@ -19,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rows", action="store_true", help="only the rows of the fault matrix; results in build/faults.json"
     )
+    parser.addoption(
+        "--short", action="store_true", help="with --rows: without the long tests, and with few repetitions"
+    )
+    parser.addoption(
+        "--seed", type=int, default=20261125, help="of the dice that say when a fault is injected"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the long rows to `make faults`."""
-    if config.getoption("--rows"):
+    if config.getoption("--rows") and not config.getoption("--short"):
         return
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
     items[:] = [item for item in items if not item.get_closest_marker("long")]

@@ -20,21 +20,21 @@ TITLES: dict[str, str] = {
     "1": "worker killed at each fail point and at random",
     "2": "zombie: a stopped owner wakes up; two workers with one instance id",
     "3": "delayed acquire",
-    "4": "broker restart, clean and kill -9",
+    "4": "broker restart, clean and kill -9, on one node and on three",
     "5": "Redis kill -9 and restart",
     "6": "Redis loses its last second",
     "7": "Redis unavailable",
     "8": "network cut between worker and broker, both ways",
-    "9": "slow, cut, half-open and reset connections to Redis",
+    "9": "slow, half-open, reset and refused connections to Redis and to Kafka",
     "10": "duplicate delivery",
     "11": "out of order within the limits",
     "12": "later than the limits",
     "13": "clock skew",
-    "14": "poison records",
-    "15": "oversized records",
+    "14": "poison records, a corpus of them",
+    "15": "oversized records, and sizes at the limits",
     "16": "hot patient",
     "17": "rebalances during replay",
-    "18": "lag beyond retention",
+    "18": "lag beyond retention; a surge of lag",
     "19": "disk full under Redis",
     "20": "Redis out of memory; an evicting policy",
     "21": "model or schema changed mid stream",
@@ -44,13 +44,15 @@ TITLES: dict[str, str] = {
     "25": "risk topic unavailable",
     "26": "slow subscriber",
     "27": "two releases side by side",
-    "28": "SIGTERM under load, 30 times",
+    "28": "SIGTERM under load, 200 times",
+    "I8": "recovery within 5 s of a killed worker, and of Redis that is back",
     "transactions": "transaction markers and aborted records in the input",
     "NOSCRIPT": "Redis restarted without its scripts",
     "late Kafka": "worker started while Kafka is down",
     "header": "record header whose name is not UTF-8",
 }
 NOT_SHOWN = "no test of this row exists yet"
+LEFT_OUT = "its tests are long, and left out by --short or by a choice of tests"
 
 
 class FaultReport:
@@ -58,11 +60,12 @@ class FaultReport:
 
     def __init__(self) -> None:
         self._rows: dict[str, list[dict[str, Any]]] = {}
+        self.known: set[str] = set()
 
-    def add(self, row: str, outcome: str, reason: str, seed: int | None, seconds: float) -> None:
-        """Note one phase of one test of a row."""
+    def add(self, row: str, outcome: str, reason: str, seconds: float, noted: dict[str, Any]) -> None:
+        """Note one phase of one test of a row, and what the test wrote down: its seed, and what it measured."""
         self._rows.setdefault(row, []).append(
-            {"outcome": outcome, "reason": reason, "seed": seed, "seconds": seconds}
+            {"outcome": outcome, "reason": reason, "seconds": seconds, "noted": noted}
         )
 
     def rows(self) -> Iterable[dict[str, Any]]:
@@ -77,9 +80,10 @@ class FaultReport:
                 "row": row,
                 "title": title,
                 "result": result,
-                "reason": "; ".join(reasons) if parts else NOT_SHOWN,
-                "seed": next((part["seed"] for part in parts if part["seed"] is not None), None),
+                "reason": "; ".join(reasons) if parts else LEFT_OUT if row in self.known else NOT_SHOWN,
+                "seed": next((part["noted"]["seed"] for part in parts if "seed" in part["noted"]), None),
                 "seconds": round(sum(part["seconds"] for part in parts), 1),
+                "measured": [measured for part in parts if (measured := _measured(part["noted"]))],
             }
 
     def write(self) -> None:
@@ -94,9 +98,11 @@ class FaultRows:
     def __init__(self) -> None:
         self.report = FaultReport()
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Keep the tests of a row."""
-        unknown = {row for item in items for row in rows_of(item)} - TITLES.keys()
+        self.report.known = {row for item in items for row in rows_of(item)}
+        unknown = self.report.known - TITLES.keys()
         if unknown:
             raise pytest.UsageError(f"rows {sorted(unknown)} are not in the matrix (tests/faults_report.py)")
         config.hook.pytest_deselected(items=[item for item in items if not rows_of(item)])
@@ -111,9 +117,10 @@ class FaultRows:
             reason = f"{item.name}: {str(report.longreprtext).splitlines()[-1][:200]}"
         elif report.skipped:
             reason = f"{item.name}: {report.longrepr[2]}"
-        seed = dict(item.user_properties).get("seed")
+        # The last phase tells what the test wrote down, once.
+        noted = {"test": item.name, **dict(item.user_properties)} if report.when == "teardown" else {}
         for row in rows_of(item):
-            self.report.add(row, report.outcome, reason, seed, call.duration)
+            self.report.add(row, report.outcome, reason, call.duration, noted)
         return report
 
     def pytest_sessionfinish(self) -> None:
@@ -125,9 +132,19 @@ class FaultRows:
         for row in self.report.rows():
             terminalreporter.write_line(
                 f"{row['row']:>12}  {row['result']:7} {row['seconds']:6.1f} s  {row['title']}"
+                + ("" if row["seed"] is None else f", seed {row['seed']}")
                 + (f" ({row['reason']})" if row["reason"] else "")
             )
         terminalreporter.write_line(f"written to {RESULTS}")
+
+
+def _measured(noted: dict[str, Any]) -> dict[str, Any]:
+    """What a test measured, with its name; nothing when it measured nothing."""
+    return (
+        {key: value for key, value in noted.items() if key != "seed"}
+        if noted.keys() - {"test", "seed"}
+        else {}
+    )
 
 
 def rows_of(item: pytest.Item) -> list[str]:

@@ -42,6 +42,9 @@ PASSING_ERRORS = (
 )
 PASSING_REPLIES = ("OOM", "MISCONF", "BUSY", "NOREPLICAS", "UNBLOCKED")
 
+# Everything a client raises: what a cluster's client says of the cluster is no RedisError.
+CLIENT_ERRORS = (RedisError, RedisClusterException, OSError)
+
 AnyRedis = Redis | RedisCluster
 
 
@@ -62,7 +65,7 @@ def connect(url: str, *, cluster: bool = False, **arguments: Any) -> AnyRedis:
     return RedisCluster.from_url(url, **options) if cluster else Redis.from_url(url, **options)
 
 
-def unavailable(error: RedisError | OSError) -> Exception:
+def unavailable(error: Exception) -> Exception:
     """Give StoreUnavailableError for what passes, and the error itself for a fault in this project."""
     reply = isinstance(error, ResponseError) and str(error).startswith(PASSING_REPLIES)
     if reply or isinstance(error, PASSING_ERRORS):

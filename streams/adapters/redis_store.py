@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
-from streams.adapters.redis_client import AnyRedis, unavailable
+from streams.adapters.redis_client import CLIENT_ERRORS, AnyRedis, unavailable
 from streams.adapters.redis_client import connect as connect
 from streams.ports import (
     OUTBOXES,
@@ -164,7 +164,7 @@ class RedisStore:
                 several = all(isinstance(value, dict) for value in answers.values())
                 return list(answers.values()) if several else [answers]
             return [await self._client.info()]
-        except (RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise unavailable(error) from error
 
     async def claim_instance(self, instance: str, owner: str) -> None:
@@ -413,13 +413,13 @@ class RedisStore:
             except NoScriptError:
                 # A restarted Redis has forgotten the script. EVAL loads it for the next time.
                 return await self._client.eval(script.text, len(keys), *keys, *arguments)
-        except (RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise unavailable(error) from error
 
     async def _command(self, *words: str | int) -> Any:
         try:
             return await self._client.execute_command(*words)
-        except (RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise unavailable(error) from error
 
 

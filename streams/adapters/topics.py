@@ -124,10 +124,18 @@ def create_topics(connection: Mapping[str, str], topics: Topics) -> list[str]:
                 raise TopicError(f"{name}: the broker does not make it: {error.args[0].str()}") from error
     if made:
         _wait_for_leaders(admin, connection, made)
-    differences = compare_topics(connection, topics)
-    if differences:
-        raise TopicError("\n".join(differences))
-    return made
+    # In a cluster the next answer may come from a node that has not heard of them yet.
+    deadline = time.monotonic() + (ANSWER_WITHIN_S if made else 0.0)
+    while True:
+        try:
+            differences = compare_topics(connection, topics)
+        except TopicError as error:
+            differences = str(error).splitlines()
+        if not differences:
+            return made
+        if time.monotonic() >= deadline:
+            raise TopicError("\n".join(differences))
+        time.sleep(0.1)
 
 
 def compare_topics(connection: Mapping[str, str], topics: Topics) -> list[str]:

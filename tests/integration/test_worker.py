@@ -97,9 +97,8 @@ def test_worker_killed_at_a_fail_point_loses_and_doubles_nothing(
 @pytest.mark.row("1")
 @pytest.mark.faults
 def test_worker_killed_at_random_loses_and_doubles_nothing(
-    ward: Ward, record_property: Callable[[str, object], None]
+    ward: Ward, dice: random.Random, record_property: Callable[[str, object], None]
 ) -> None:
-    dice = random.Random(20261123)
     worker = ward.worker()
     pauses = []
     for _ in range(5):
@@ -255,7 +254,6 @@ def test_emptied_redis_is_filled_again_from_the_log(private_ward: Ward, private_
     private_ward.check()
 
 
-@pytest.mark.row("4")
 @pytest.mark.faults
 def test_kafka_killed_twice_loses_and_doubles_nothing(
     private_ward: Ward, private_kafka: EmbeddedKafka

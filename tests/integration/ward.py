@@ -42,6 +42,7 @@ class Ward:
     group: str
     directory: Path
     settings: Mapping[str, str] = field(default_factory=dict)
+    cluster: bool = False
     workers: list[Process] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _looking: Consumer | None = None
@@ -53,6 +54,7 @@ class Ward:
         own = {
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             "REDIS_URL": self.redis_url,
+            "TWIN_REDIS__CLUSTER": str(self.cluster).lower(),
             "PYTHONPATH": str(ROOT),
             "TWIN_KAFKA__GROUP": self.group,
             "TWIN_KAFKA__INSTANCE_ID": instance,
@@ -74,6 +76,10 @@ class Ward:
         process.start()
         self.workers.append(process)
         return process
+
+    def store(self) -> RedisStore:
+        """Open the store, to be closed by the caller."""
+        return RedisStore(connect(self.redis_url, cluster=self.cluster), self.group)
 
     def applied(self) -> int:
         """Sum of the store's positions: what shows progress."""
@@ -166,7 +172,7 @@ class Ward:
         """Give the store's position, -1 before the first acquire or while Redis is away."""
 
         async def ask() -> int:
-            store = RedisStore(connect(self.redis_url), self.group)
+            store = self.store()
             try:
                 meta, _ = await store.read_counters(partition)
                 return -1 if meta is None else meta.position
@@ -181,7 +187,7 @@ class Ward:
         """Count the messages in all outboxes."""
 
         async def ask() -> int:
-            store = RedisStore(connect(self.redis_url), self.group)
+            store = self.store()
             try:
                 return sum(
                     [
@@ -210,7 +216,7 @@ class Ward:
         """Compare twins, counters, applied ranges and both output topics with a plain fold of the log."""
 
         async def ask() -> None:
-            store = RedisStore(connect(self.redis_url), self.group)
+            store = self.store()
             try:
                 for partition in range(self.topics.partitions):
                     await self._check_partition(store, partition)

@@ -258,6 +258,21 @@ BAD = {
         "bad_frame",
         "last sample",
     ),
+    "a key twice": (
+        raw(json.dumps(record("lab", LAB)).replace('"value": 14.2', '"value": 14.2, "value": 142').encode()),
+        "wrong_schema",
+        "'value' stands twice",
+    ),
+    "a key twice, once escaped": (
+        raw(json.dumps(record("lab", LAB)).replace('"id"', '"id": "r-0", "i\\u0064"').encode()),
+        "wrong_schema",
+        "'id' stands twice",
+    ),
+    "a key twice, away from its colon": (
+        raw(json.dumps(record("lab", LAB)).replace('"id":', '"id" : "r-0", "id" :').encode()),
+        "wrong_schema",
+        "'id' stands twice",
+    ),
     "another key": (raw(record("lab", LAB), key=b"p-2"), "key_mismatch", "pseudonym"),
     "another partition": (
         raw(record("lab", LAB, patient=ELSEWHERE), key=ELSEWHERE.encode()),
@@ -274,6 +289,13 @@ def test_a_bad_record_is_refused_with_a_reason_a_person_understands(decoder: Dec
     if reason is not None:
         assert (refusal.reason, words in refusal.text) == (reason, True), refusal
     assert refusal.text
+
+
+def test_text_that_looks_like_a_key_is_none(decoder: Decoder) -> None:
+    for text in ('"id":', ':"id":1', "x:y"):
+        accept(decoder, record("tick", None, source=text))
+    spaced = json.dumps(record("lab", LAB), separators=(", ", "\t: "), indent=1)
+    assert isinstance(decoder.decode(raw(spaced.encode())), Accepted)
 
 
 def test_a_refusal_names_the_record_when_its_envelope_could_be_read(decoder: Decoder) -> None:

@@ -27,9 +27,15 @@ def undisturbed(
 
 
 @pytest.fixture
-def kills(request: pytest.FixtureRequest) -> int:
-    """How often a worker is killed at random: thoroughly in `make faults`, a few times in `make test`."""
-    return 20 if request.config.getoption("--rows") else 3
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether faults are repeated as often as the matrix asks: in `make faults`, not in `make test` or by `--short`."""
+    return request.config.getoption("--rows") and not request.config.getoption("--short")
+
+
+@pytest.fixture
+def kills(thorough: bool) -> int:
+    """How often a worker is killed at random."""
+    return 20 if thorough else 3
 
 
 @pytest.fixture

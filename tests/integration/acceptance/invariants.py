@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterable
 
 from confluent_kafka import Consumer, TopicPartition
 
-from streams.adapters.redis_store import AuditEntry, RedisStore, connect
+from streams.adapters.redis_store import AuditEntry
+from streams.demo.plan import DemoRecord
 from tests.integration.acceptance.ward import Outcome, SmallWard, require_sound
 
 
@@ -53,10 +56,17 @@ def audits(ward: SmallWard) -> list[list[AuditEntry]]:
     """Read who applied what, by partition."""
 
     async def ask() -> list[list[AuditEntry]]:
-        store = RedisStore(connect(ward.redis_url), ward.group)
+        store = ward.store()
         try:
             return [await store.audit(number) for number in range(ward.topics.partitions)]
         finally:
             await store.close()
 
     return asyncio.run(ask())
+
+
+def require_acknowledged(ward: SmallWard, records: Iterable[DemoRecord]) -> None:
+    """Check that the log holds each acknowledged record once: the sender was idempotent."""
+    topic, numbers = ward.topics.names.records, range(ward.topics.partitions)
+    held = Counter(message.value() for number in numbers for message in ward.read(topic, number))
+    assert held == Counter(record.value for record in records)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.embedded import EmbeddedKafka, EmbeddedRedis
+from streams.embedded import EmbeddedKafka, EmbeddedRedis, Server
 from streams.embedded.processes import Process
 from tests.integration.acceptance.records import disturbed
 from tests.integration.acceptance.ward import (
@@ -60,10 +60,9 @@ def test_worker_killed_at_every_fail_point_in_turn_gives_the_same_events(
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_worker_killed_at_random_record_counts_of_a_paced_run_gives_the_same_events(
-    undisturbed: Undisturbed, wards: OpenWard, kills: int, record_property: Record
+    undisturbed: Undisturbed, wards: OpenWard, kills: int, dice: random.Random, record_property: Record
 ) -> None:
     ward = wards()
-    dice = random.Random(20261123)
     arrival = disturbed().arrival
     worker = ward.start()
     telling = ward.telling(arrival)
@@ -93,7 +92,7 @@ def test_redis_killed_twice_gives_the_same_events(
     ward = open_ward(kafka.bootstrap, private_redis.url, tmp_path)
     try:
         worker = ward.start()
-        outcome = broken_twice(ward, private_redis, record_property)
+        outcome = broken_twice(ward, private_redis, (private_redis.kill, private_redis.kill), record_property)
         assert worker.log.read_text().count("acquired") >= ward.topics.partitions
     finally:
         ward.stop()
@@ -103,7 +102,7 @@ def test_redis_killed_twice_gives_the_same_events(
 
 @pytest.mark.row("4")
 @pytest.mark.faults
-def test_kafka_killed_twice_gives_the_same_events(
+def test_kafka_killed_and_then_stopped_in_order_gives_the_same_events(
     undisturbed: Undisturbed,
     private_kafka: EmbeddedKafka,
     redis_server: EmbeddedRedis,
@@ -113,21 +112,26 @@ def test_kafka_killed_twice_gives_the_same_events(
     ward = open_ward(private_kafka.bootstrap, redis_server.url, tmp_path)
     try:
         ward.start()
-        outcome = broken_twice(ward, private_kafka, record_property)
+        outcome = broken_twice(ward, private_kafka, (private_kafka.kill, private_kafka.stop), record_property)
     finally:
         ward.stop()
     require_same(outcome, undisturbed.outcome)
     require_sound(outcome)
 
 
-def broken_twice(ward: SmallWard, server: EmbeddedKafka | EmbeddedRedis, record_property: Record) -> Outcome:
-    """Tell the disturbed delivery, and kill a server after a third and two thirds of it."""
+def broken_twice(
+    ward: SmallWard,
+    server: Server,
+    ends: tuple[Callable[[], None], Callable[[], None]],
+    record_property: Record,
+) -> Outcome:
+    """Tell the disturbed delivery, and end a server after a third and two thirds of it, in these ways."""
     arrival = disturbed().arrival
     telling = ward.telling(arrival)
     pauses = []
-    for third in (1, 2):
+    for third, end in enumerate(ends, 1):
         ward.reach(third * len(arrival) // 3)
-        server.kill()
+        end()
         began = time.monotonic()
         server.start()
         before = ward.positions()

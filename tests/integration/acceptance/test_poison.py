@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from streams.codec import partition_of
+from streams.adapters.kafka_link import LARGEST_BODY
+from streams.codec import LARGEST_RECORD, Decoder, Refusal, partition_of
 from streams.demo.plan import DemoRecord
 from streams.demo.wire import moment
+from streams.pipeline import LARGEST_OUTBOX_BODY
+from streams.ports import RawRecord
+from tests.integration.acceptance.invariants import require_invariants
+from tests.integration.acceptance.poison import PATIENT, Poison, corpus
 from tests.integration.acceptance.records import (
     altered,
     bad_records,
@@ -17,6 +23,7 @@ from tests.integration.acceptance.records import (
     disturbed,
     document_of,
     kind_of,
+    library,
     piped,
     small_ward,
 )
@@ -27,7 +34,7 @@ from tests.integration.acceptance.ward import (
     require_same,
     require_sound,
 )
-from tests.integration.ward import wait_until
+from tests.integration.ward import ROOT, wait_until
 from twinstate.types import NS_PER_HOUR
 
 
@@ -139,3 +146,103 @@ def test_a_bad_record_of_each_kind_is_a_dead_letter_and_nothing_else_changes(
         assert headers["sent-by"] == b"ward-7", one.name
         assert headers["twin-error-class"].decode() == one.reason, one.name
         assert one.says in headers["twin-error-message"].decode(), one.name
+
+
+@pytest.mark.row("14")
+@pytest.mark.faults
+def test_every_record_of_a_corpus_of_poison_is_a_dead_letter_as_it_came(
+    undisturbed: Undisturbed, wards: OpenWard, dice: random.Random
+) -> None:
+    ward = wards()
+    arrival = list(disturbed().arrival)
+    poison = corpus(dice.randrange(2**32))
+    home = partition_of(PATIENT.encode(), ward.topics.partitions)
+    worker = ward.start()
+    expected: dict[int, Poison] = {}
+    rounds = 12
+    for number in range(rounds):
+        ward.tell(arrival[number * len(arrival) // rounds : (number + 1) * len(arrival) // rounds])
+        some = poison[number::rounds]
+        places = ward.tell_raw([(PATIENT, one.value) for one in some], home)
+        expected.update(zip(places, some, strict=True))
+    outcome = ward.finish()
+    require_same(outcome, undisturbed.outcome)
+    letters = ward.read(ward.topics.names.dead_letters, home)
+    contract = (ROOT / "docs" / "contract.md").read_text()
+    seen = []
+    for letter in letters:
+        headers = {name: (value or b"").decode() for name, value in letter.headers() or []}
+        seen.append(int(headers["twin-error-offset"]))
+        one = expected[seen[-1]]
+        assert int(headers["twin-error-partition"]) == home, one.name
+        assert (letter.key(), letter.value()) == (PATIENT.encode(), one.value), one.name
+        assert f"`{headers['twin-error-class']}`" in contract, one.name
+        assert len(headers["twin-error-message"]) > 10, one.name
+    assert sorted(seen) == sorted(expected)
+    assert outcome.counts["records"] == len(arrival) + len(poison)
+    assert worker.log.read_text().count('"acquired"') == ward.topics.partitions
+
+
+def test_a_corpus_of_poison_is_refused_whatever_its_seed(dice: random.Random) -> None:
+    decoder = Decoder(library(), None, 4)
+    for seed in range(20):
+        for one in corpus(seed):
+            refusal = decoder.decode(RawRecord(0, 0, PATIENT.encode(), one.value, ()))
+            # A moment after the broker's clock is refused later, by the timeline.
+            assert isinstance(refusal, Refusal) or "9999" in one.name, one.name
+
+
+@pytest.mark.row("15")
+@pytest.mark.faults
+def test_records_of_every_size_at_a_limit_are_applied_or_dead_letters_and_nothing_is_cut(
+    wards: OpenWard, dice: random.Random
+) -> None:
+    ward = wards()
+    ward.start()
+    arrival = list(disturbed().arrival)
+    lab = next(r for r in arrival if r.patient == PATIENT and kind_of(r) == "lab")
+    home = partition_of(PATIENT.encode(), ward.topics.partitions)
+    ward.tell(arrival[: arrival.index(lab) + 1])
+    largest = largest_value(PATIENT, int(ward.topics.settings["max.message.bytes"]))
+    sizes = [
+        *(
+            limit + more
+            for limit in (LARGEST_RECORD, LARGEST_OUTBOX_BODY, LARGEST_BODY)
+            for more in (-1, 0, 1)
+        ),
+        *(largest - 1, largest),
+    ]
+    dice.shuffle(sizes)
+    sent = [padded(altered(lab, id=f"size-{size}").value, size) for size in sizes]
+    places = ward.tell_raw([(PATIENT, value) for value in sent], home)
+    with pytest.raises(AssertionError, match="MSG_SIZE_TOO_LARGE"):
+        ward.tell_raw([(PATIENT, padded(lab.value, largest + 1))], home)
+    ward.tell(arrival[arrival.index(lab) + 1 :])
+    outcome = require_invariants(ward)
+    letters = {
+        int(dict(letter.headers() or [])["twin-error-offset"]): letter
+        for letter in ward.read(ward.topics.names.dead_letters, home)
+    }
+    for size, value, place in zip(sizes, sent, places, strict=True):
+        if size <= LARGEST_RECORD:
+            assert place not in letters, size
+            continue
+        headers = dict(letters[place].headers() or [])
+        assert headers["twin-error-class"] == b"too_large", size
+        assert ("twin-error-omitted" in headers) == (size > LARGEST_BODY), size
+        assert letters[place].value() == (value if size <= LARGEST_BODY else b""), size
+    assert outcome.counts["dead_letters.too_large"] == sum(size > LARGEST_RECORD for size in sizes)
+
+
+def largest_value(key: str, largest_batch: int) -> int:
+    """Largest body that fits a batch of one record.
+
+    Sizes of Kafka's record batch, version 2: 61 bytes of batch header, then the record's own length (4, a varint),
+    attributes, two deltas, the key's length, the number of headers (1 each), and the value's length (4).
+    """
+    return largest_batch - 61 - 4 - 1 - 2 - 1 - len(key) - 4 - 1
+
+
+def padded(body: bytes, size: int) -> bytes:
+    """Fill a JSON object with spaces before its last brace."""
+    return body[:-1] + b" " * (size - len(body)) + b"}"

@@ -22,7 +22,7 @@ import kafka
 import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from streams.adapters.redis_store import PartitionKeys, RedisStore, connect
+from streams.adapters.redis_store import PartitionKeys
 from streams.adapters.topics import create_topics, read_topics
 from streams.demo.ledger import read_ledger
 from streams.demo.plan import DemoRecord
@@ -32,6 +32,7 @@ from streams.ports import StoreUnavailableError
 from tests.integration.acceptance.records import BY_KEY, Bad, library
 from tests.integration.ward import ROOT, Ward, wait_until
 from twinstate.digest import digest_of
+from twinstate.library import Library
 
 BATCH_RECORDS = 25
 PATIENCE_S = 120.0
@@ -145,21 +146,45 @@ class SmallWard(Ward):
         [place] = places
         return place
 
+    def tell_raw(self, keyed: Iterable[tuple[str, bytes]], partition: int) -> list[int]:
+        """Publish bodies as they are to one partition; the offset of each, in order."""
+        places: list[int] = []
+
+        def delivered(error: Any, message: Any) -> None:
+            assert error is None, error
+            places.append(message.offset())
+
+        producer = self.producer(**{"message.max.bytes": "8388608"})
+        for key, value in keyed:
+            producer.produce(
+                self.topics.names.records, key=key, value=value, on_delivery=delivered, partition=partition
+            )
+            producer.poll(0)
+        assert producer.flush(60) == 0, "records wait for an acknowledgement"
+        return places
+
     def telling(self, records: Sequence[DemoRecord]) -> Telling:
         """Publish in the background, never far ahead of the worker."""
         return Telling(self, records)
 
     def positions(self) -> int:
         """Sum of the store's positions; 0 while it is away."""
-        keys = [PartitionKeys(self.group, number).meta for number in range(self.topics.partitions)]
+        found = self._stands(range(self.topics.partitions))
+        return 0 if found is None else sum(max(0, position) for position in found)
+
+    def position(self, partition: int) -> int:
+        """Give the store's position, -1 before the first acquire or while its Redis is away."""
+        found = self._stands([partition])
+        return -1 if found is None else found[0]
+
+    def _stands(self, partitions: Iterable[int]) -> list[int] | None:
+        keys = [PartitionKeys(self.group, number).meta for number in partitions]
+        kind = redis.RedisCluster if self.cluster else redis.Redis
         try:
-            with redis.Redis.from_url(self.redis_url, socket_timeout=5) as client:
-                asked = client.pipeline(transaction=False)
-                for key in keys:
-                    asked.hget(key, "next")
-                return sum(int(found or 0) for found in asked.execute())
-        except redis.RedisError:
-            return 0
+            with kind.from_url(self.redis_url, socket_timeout=5) as client:
+                return [-1 if (found := client.hget(key, "next")) is None else int(found) for key in keys]
+        except (redis.RedisError, redis.exceptions.RedisClusterException):
+            return None
 
     def reach(self, count: int) -> float:
         """Wait until the positions of the store add up to this much; the seconds it took."""
@@ -169,7 +194,7 @@ class SmallWard(Ward):
         """Say whether the store stands at the end of the log with empty outboxes."""
         partitions = range(self.topics.partitions)
         try:
-            ledger = read_ledger(self.redis_url, self.group, self.topics.partitions)
+            ledger = read_ledger(self.redis_url, self.group, self.topics.partitions, cluster=self.cluster)
         except StoreUnavailableError:
             return False
         return ledger.waiting == 0 and all(
@@ -188,7 +213,9 @@ class SmallWard(Ward):
 
     def outcome(self) -> Outcome:
         """Read twins, standing episodes, counters and events as they are now."""
-        ledger = read_ledger(self.redis_url, self.group, self.topics.partitions, with_twins=True)
+        ledger = read_ledger(
+            self.redis_url, self.group, self.topics.partitions, with_twins=True, cluster=self.cluster
+        )
         rows = asyncio.run(self._standing())
         return Outcome(
             twins={patient: twin.canonical for patient, twin in ledger.twins.items()},
@@ -198,7 +225,7 @@ class SmallWard(Ward):
         )
 
     async def _standing(self) -> list[dict[str, Any]]:
-        store = RedisStore(connect(self.redis_url), self.group)
+        store = self.store()
         try:
             found = [await store.read_standing(number) for number in range(self.topics.partitions)]
         finally:
@@ -209,7 +236,7 @@ class SmallWard(Ward):
         """Check that the batches applied tile the log: no offset twice, none left out."""
 
         async def ask() -> list[list[tuple[int, int]]]:
-            store = RedisStore(connect(self.redis_url), self.group)
+            store = self.store()
             try:
                 found = [await store.audit(number) for number in range(self.topics.partitions)]
                 return [[(entry.begin, entry.end) for entry in entries] for entries in found]
@@ -253,9 +280,9 @@ class SmallWard(Ward):
         finally:
             consumer.close()
 
-    def foretold(self) -> Account:
-        """Tell the oracle the log as it stands, record by record."""
-        oracle = Oracle(library(), self.topics.partitions)
+    def foretold(self, models: Library | None = None) -> Account:
+        """Tell the oracle the log as it stands, record by record; with the project's models, or other ones."""
+        oracle = Oracle(models or library(), self.topics.partitions)
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap,
@@ -322,18 +349,25 @@ class OpenWard(Protocol):
 
 
 def open_ward(
-    bootstrap: str, redis_url: str, directory: Path, *, listens_to: SmallWard | None = None
+    bootstrap: str,
+    redis_url: str,
+    directory: Path,
+    *,
+    listens_to: SmallWard | None = None,
+    copies: int = 1,
+    cluster: bool = False,
 ) -> SmallWard:
     """Make a group with topics of its own, or one that reads the records of another and answers elsewhere."""
     group = f"acceptance-{os.getpid()}-{next(_numbers)}"
     topics = read_topics(ROOT / "config" / "topics.yaml").renamed(group)
+    topics = topics.model_copy(update={"replication_factor": copies})
     if listens_to is not None:
         names = topics.names.model_copy(update={"records": listens_to.topics.names.records})
         topics = topics.model_copy(update={"names": names})
     create_topics({"bootstrap.servers": bootstrap}, topics)
     own = directory / group
     own.mkdir()
-    return SmallWard(bootstrap, redis_url, topics, group, own)
+    return SmallWard(bootstrap, redis_url, topics, group, own, cluster=cluster)
 
 
 def require_same(found: Outcome, expected: Outcome) -> None:

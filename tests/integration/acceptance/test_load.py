@@ -1,0 +1,96 @@
+"""Rows of the fault matrix about load: one patient of whom very many records come, and a lag that surges."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streams.codec import partition_of
+from streams.embedded import EmbeddedKafka, EmbeddedRedis
+from streams.embedded.processes import Process
+from tests.integration.acceptance.crowd import HOT, hot_patient, surge
+from tests.integration.acceptance.invariants import require_invariants
+from tests.integration.acceptance.records import disturbed
+from tests.integration.acceptance.ward import PATIENCE_S, OpenWard, open_ward
+from tests.integration.ward import wait_until
+
+Record = Callable[[str, object], None]
+HOT_FRAMES = 1_200
+PATIENTS, HOURS = 20, 200  # 97 MB of frames
+AWAY_S = 10.0
+# So much more memory a worker may need at its peak when its lag is ten times as long: a third of that lag.
+SURGE_COSTS_MB = 32.0
+
+
+@pytest.mark.row("16")
+@pytest.mark.faults
+def test_patient_of_whom_very_many_records_come_holds_up_no_other_partition(
+    wards: OpenWard, dice: random.Random, record_property: Record
+) -> None:
+    ward = wards()
+    flood, others = hot_patient(HOT_FRAMES), list(disturbed().arrival)
+    ward.tell(flood)
+    ward.tell(others[: len(others) // 2])
+    worker = ward.start()
+    ward.tell(others[len(others) // 2 :])
+    hot = partition_of(HOT.encode(), ward.topics.partitions)
+    quiet = [number for number in range(ward.topics.partitions) if number != hot]
+    wait_until(
+        lambda: all(ward.position(number) == ward.end(number) for number in quiet),
+        PATIENCE_S,
+        "quiet",
+        [worker],
+    )
+    behind = ward.end(hot) - ward.position(hot)
+    record_property("hot_lag_when_others_are_done", behind)
+    assert behind > 0, "the patient was not hot enough to show anything"
+    outcome = require_invariants(ward)
+    assert outcome.counts["records"] == len(flood) + len(others)
+
+
+@pytest.mark.row("18")
+@pytest.mark.long
+def test_lag_ten_times_as_long_is_worked_off_in_the_same_memory_though_redis_is_away_meanwhile(
+    wards: OpenWard,
+    kafka: EmbeddedKafka,
+    private_redis: EmbeddedRedis,
+    tmp_path: Path,
+    dice: random.Random,
+    record_property: Record,
+) -> None:
+    records = list(surge(PATIENTS, HOURS, dice))
+    paced = wards()
+    worker = paced.start()
+    tenth = -(-len(records) // 10)
+    for begin in range(0, len(records), tenth):
+        paced.tell(records[begin : begin + tenth])
+        paced.reach(paced.sent)
+    wait_until(paced.at_end, PATIENCE_S, "worked off", [worker])
+    usual, expected = peak_memory_mb(worker), paced.finish()
+    # The same log once more, by a worker that finds all of it waiting and can write nothing for a while.
+    surged = open_ward(kafka.bootstrap, private_redis.url, tmp_path, listens_to=paced)
+    try:
+        worker = surged.start()
+        surged.reach(1)
+        private_redis.pause()
+        time.sleep(AWAY_S)
+        private_redis.resume()
+        wait_until(surged.at_end, PATIENCE_S, "worked off", [worker])
+        peak, outcome = peak_memory_mb(worker), require_invariants(surged)
+    finally:
+        surged.stop()
+    record_property("peak_memory_mb", {"lag of a tenth": usual, "lag of all": peak})
+    assert outcome.twins == expected.twins
+    assert peak - usual < SURGE_COSTS_MB, (usual, peak)
+
+
+def peak_memory_mb(worker: Process) -> float:
+    """Largest resident set of a running process so far (VmHWM), MB."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{worker.pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return round(int(found.group(1)) / 1024, 1)
