@@ -38,8 +38,9 @@ Floats = NDArray[np.float64]
 
 DAY_ONE_H = 494_040.0  # 00:00 UTC of a day in 2026, hours since 1970
 LOWEST_LEVEL_MG_L = 1e-4
-# Nobody lives whose heart beats, or who breathes, less than so often of what is usual for him: drawn again.
-LOWEST_SHARE_LEFT = 0.4
+# A fall in the signal's unit may by its published spread be more than there is: a patient with less than this part of his
+# own heart rate left is drawn again.
+LEAST_LEFT = 0.4
 
 
 class Plan(NamedTuple):
@@ -74,6 +75,18 @@ PLANS = {
     "moxifloxacin": Plan(400.0, (0.0, 24.0, 48.0), "oral", -2.0, 48.0, 24.0, (2.0, 23.0), 430.0, {}, {}),
     "carvedilol": Plan(
         25.0, (0.0, 12.0, 24.0), "oral", -2.0, 22.0, 4.0, (1.5, 11.0), 50.0, {}, {"CYP2D6": "*1/*10"}
+    ),
+    "metoprolol": Plan(
+        50.0,
+        (0.0, 12.0, 24.0),
+        "oral",
+        -2.0,
+        22.0,
+        4.0,
+        (2.0, 11.0),
+        55.0,
+        {"sex": "female"},
+        {"CYP2D6": "*1/*4"},
     ),
     "fentanyl": Plan(0.1, (0.0, 1.0, 2.0, 4.5), "iv", -2.0, 4.0, 4.0, (), 11.0, {"weight": 70.0}, {}),
 }
@@ -156,7 +169,7 @@ def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, plan: 
     walk = np.cumsum(channel.baseline_drift_per_sqrt_h / math.sqrt(60.0) * dice.standard_normal(minutes.size))
     baseline = mesor + walk
     effect = _effect(dice, channel, mesor)
-    while channel.falls and mesor - effect * share.max() < LOWEST_SHARE_LEFT * mesor:
+    while channel.falls and not channel.relative and effect * share.max() > (1.0 - LEAST_LEFT) * mesor:
         effect = _effect(dice, channel, mesor)
     underlying = baseline + _rhythms(dice, channel, baseline, time_h) + numbers.sign * effect * share
     noise = _noise(dice, channel, minutes.size)

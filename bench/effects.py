@@ -1,11 +1,11 @@
 """What does each signal teach of what, and do its intervals hold: `python bench/effects.py`.
 
-Question answered: of drugs whose effect a device reads (QTc under moxifloxacin, heart rate under carvedilol, breathing
-under fentanyl, a home meter's INR under warfarin), how much narrower does the signal make the drug's effect, the
-baseline and the exposure; do 90 % intervals cover, is the squared error what the covariance expects (NEES/p), and does
-the probability that the signal itself passes a limit come true as often as it says? Patients are simulated from the
-drugs' files (`_channel_patients.py`); exposure is what windows and levels would say of it in one estimate (`joint.py`),
-as in the service the windows leave it alone.
+Question answered: of drugs whose effect a device reads (QTc under moxifloxacin, heart rate under carvedilol and
+metoprolol, breathing under fentanyl, a home meter's INR under warfarin), how much narrower does the signal make the
+drug's effect, the baseline and the exposure; do 90 % intervals cover, is the squared error what the covariance expects
+(NEES/p), and does the probability that the signal itself passes a limit come true as often as it says? Patients are
+simulated from the drugs' files (`_channel_patients.py`). In the service windows leave exposure alone; what they would
+say of it comes from one estimate of levels and windows together (`joint.py`).
 
 Options: `--json`; `--patients N`; `--seed N`; `--small`, 60 patients and wider targets, half a minute. Exit 1 when a
 target fails.

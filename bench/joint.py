@@ -7,7 +7,7 @@ days (`_channel_patients.py`), with no, one and two levels: how much narrower an
 effect, baseline and the rise ahead, do intervals still cover, and how do the probabilities of a rise score? Without a
 target: what it says is kept in `docs/decisions/0009-windows-after-levels.md`.
 
-Options: `--json`; `--patients N`; `--seed N`; `--drug NAME` (moxifloxacin, carvedilol or fentanyl);
+Options: `--json`; `--patients N`; `--seed N`; `--drug NAME`, one of those `effects.py` watches;
 `--points N`, how many points of the levels' posterior get a filter of their own.
 """
 
@@ -44,7 +44,7 @@ PATIENTS = 150
 Z90 = 1.6448536269514722
 PAIR = [BASELINE, EFFECT]
 # A change of the signal met often enough to tell a good probability from a bad one, in the signal's unit.
-OFTEN_MET = {"moxifloxacin": 15.0, "carvedilol": 6.0, "fentanyl": 3.0}
+OFTEN_MET = {"moxifloxacin": 15.0, "carvedilol": 6.0, "metoprolol": 5.0, "fentanyl": 3.0}
 
 
 class Joined(NamedTuple):

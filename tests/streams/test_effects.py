@@ -27,11 +27,20 @@ Told = dict[str, Any]
 YOUNG_MAN: Told = {"covariates": {"sex": "male"}, "genotype": {"CYP2D6": "*1/*10"}}
 PATIENTS: dict[str, Told] = {
     "carvedilol": YOUNG_MAN,
+    "metoprolol": {
+        "covariates": {
+            "sex": "female",
+            "age": {"value": 70, "unit": "a"},
+            "weight": {"value": 60, "unit": "kg"},
+        },
+        "genotype": {"CYP2D6": "*1/*4"},
+    },
     "fentanyl": {"covariates": {"weight": {"value": 70, "unit": "kg"}}},
 }
-SIGNALS = {"carvedilol": "heart_rate", "fentanyl": "respiratory_rate"}
-DOSES_MG = {"carvedilol": 25.0, "fentanyl": 0.1}
-ROUTES = {"carvedilol": "oral", "fentanyl": "iv"}
+SIGNALS = {"carvedilol": "heart_rate", "metoprolol": "heart_rate", "fentanyl": "respiratory_rate"}
+DOSES_MG = {"carvedilol": 25.0, "metoprolol": 50.0, "fentanyl": 0.1}
+ROUTES = {"carvedilol": "oral", "metoprolol": "oral", "fentanyl": "iv"}
+WATCHED = [("carvedilol", 72.0, 61.0), ("metoprolol", 72.0, 61.0), ("fentanyl", 15.0, 12.0)]
 
 
 def readings(seed: int, rest: float, after: float, spread: float) -> list[float | None]:
@@ -94,7 +103,7 @@ def estimate(log: list[RawRecord]) -> tuple[DrugEstimate, list[Told]]:
     return found, [json.loads(one.value) for one in told]
 
 
-@pytest.mark.parametrize(("drug", "rest", "after"), [("carvedilol", 72.0, 61.0), ("fentanyl", 15.0, 12.0)])
+@pytest.mark.parametrize(("drug", "rest", "after"), WATCHED)
 def test_what_the_watch_reads_moves_baseline_and_effect_as_the_oracle_says(
     drug: str, rest: float, after: float
 ) -> None:
@@ -113,7 +122,7 @@ def test_what_the_watch_reads_moves_baseline_and_effect_as_the_oracle_says(
     )
 
 
-@pytest.mark.parametrize(("drug", "rest", "after"), [("carvedilol", 72.0, 61.0), ("fentanyl", 15.0, 12.0)])
+@pytest.mark.parametrize(("drug", "rest", "after"), WATCHED)
 def test_any_order_split_and_duplication_of_the_readings_gives_the_same_bytes(
     drug: str, rest: float, after: float
 ) -> None:

@@ -278,7 +278,11 @@ def test_alarms_carry_limit_horizon_status_source_and_version(library: Library) 
         ],
         "busulfan": [("auc_total", 101.0, "mg*h/L", 96.0, "V")],
         "fluorouracil": [("auc24", 15.65, "mg*h/L", 48.0, "C")],
-        "metoprolol": [("concentration", 0.080, "mg/L", 24.0, "R")],
+        "metoprolol": [
+            ("concentration", 0.080, "mg/L", 24.0, "R"),
+            ("signal_low", 50.0, "/min", 4.0, "R"),
+            ("signal_low", 40.0, "/min", 4.0, "R"),
+        ],
         "carvedilol": [("signal_low", 50.0, "/min", 4.0, "R"), ("signal_low", 40.0, "/min", 4.0, "R")],
         "moxifloxacin": [("effect_rise", 30.0, "ms", 24.0, "R"), ("signal_high", 500.0, "ms", 24.0, "R")],
         "fentanyl": [("signal_low", 10.0, "/min", 4.0, "R"), ("signal_low", 8.0, "/min", 4.0, "R")],
@@ -312,7 +316,7 @@ def test_moxifloxacins_channel_is_the_papers_and_says_what_it_assumes(library: L
     assert channel.keep_h == 72.0
 
 
-def test_carvedilols_and_fentanyls_channels_are_the_papers_and_say_what_nobody_published(
+def test_channels_of_heart_rate_and_breathing_are_the_papers_and_say_what_nobody_published(
     library: Library,
 ) -> None:
     heart, breath = library.drugs["carvedilol"].channel, library.drugs["fentanyl"].channel
@@ -345,6 +349,12 @@ def test_carvedilols_and_fentanyls_channels_are_the_papers_and_say_what_nobody_p
         assert channel.provenance["part_of_effect"].status == "A"
     assert breath.relative
     assert not heart.relative
+    metoprolol = library.drugs["metoprolol"].channel
+    assert metoprolol is not None
+    # 28.3 % at most, half of it at 89 nmol/L of 267.4 g/mol; in patients without a baseline of their own yet.
+    assert (metoprolol.emax, metoprolol.relative, metoprolol.falls) == (0.283, True, True)
+    assert metoprolol.ec50_mg_L == pytest.approx(89e-9 * 267.4 * 1e3, rel=0.001)
+    assert metoprolol.provenance["baseline"].status == "A"
 
 
 def test_every_number_has_a_status_and_a_source(library: Library) -> None:
