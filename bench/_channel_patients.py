@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 DAY_ONE_H = 494_040.0  # 00:00 UTC of a day in 2026, hours since 1970
 LOWEST_LEVEL_MG_L = 1e-4
-# A fall in the signal's unit may by its published spread be more than there is: a patient with less than this part of his
+# A fall in the signal's unit may by its published spread be more than there is: one with less than this part of his
 # own heart rate left is drawn again.
 LEAST_LEFT = 0.4
 
