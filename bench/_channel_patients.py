@@ -20,7 +20,6 @@ from twinstate.assimilation.channel_model import (
     SCATTER_SHARE,
     ChannelModel,
     channel_model,
-    shares,
 )
 from twinstate.assimilation.observation import Labs, labs_under
 from twinstate.assimilation.readings import Readings, from_device, readings_of
@@ -152,6 +151,12 @@ def driving(model: DrugModel, course: Course, points: Floats, time_h: Floats) ->
     return second if model.channel.follows == "second" else concentration
 
 
+def occupied(channel: Channel, level: Floats) -> Floats:
+    """Share of the largest effect at these levels, 0 to 1, same shape."""
+    power = np.maximum(level, 0.0) ** channel.hill
+    return np.asarray((power / (channel.ec50_mg_L**channel.hill + power)) ** channel.exponent)
+
+
 def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, plan: Plan) -> Person:
     """Draw one patient."""
     channel = model.channel
@@ -163,7 +168,7 @@ def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, plan: 
     eta = np.linalg.cholesky(model.omega) @ dice.standard_normal(len(model.etas))
     minutes = np.arange(round(60 * plan.since_h) + 1, round(60 * (plan.watched_h + plan.ahead_h)) + 1)
     time_h = start_h + minutes / 60.0
-    share = shares(driving(model, planned, eta[np.newaxis], time_h), numbers)[0]
+    share = occupied(channel, driving(model, planned, eta[np.newaxis], time_h))[0]
 
     mesor = log_normal(dice, channel.baseline_typical, channel.baseline_cv)
     walk = np.cumsum(channel.baseline_drift_per_sqrt_h / math.sqrt(60.0) * dice.standard_normal(minutes.size))

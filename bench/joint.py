@@ -26,10 +26,10 @@ from scipy.stats import norm
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench._channel_patients import PLANS, Person, driving, numbers_of, simulate  # noqa: E402
+from bench._channel_patients import PLANS, Person, driving, numbers_of, occupied, simulate  # noqa: E402
 from bench._report import Check, report  # noqa: E402
 from twinstate.assimilation.channel import assimilate_model, filter_windows  # noqa: E402
-from twinstate.assimilation.channel_model import BASELINE, EFFECT, shares  # noqa: E402
+from twinstate.assimilation.channel_model import BASELINE, EFFECT  # noqa: E402
 from twinstate.assimilation.observation import first_levels  # noqa: E402
 from twinstate.assimilation.points import MOST_POINTS  # noqa: E402
 from twinstate.assimilation.posterior import assimilate  # noqa: E402
@@ -88,12 +88,13 @@ def fewer(cloud: Cloud, count: int) -> tuple[Floats, Floats]:
 
 def joined(person: Person, model: DrugModel, levels: int, count: int = MOST_POINTS) -> Joined:
     """Estimate one patient both ways from the first levels and all windows, at so many points."""
+    assert model.channel is not None
     numbers = numbers_of(model)
     cloud = assimilate(person.course, first_levels(person.labs, levels), model.omega).cloud
     points, prior = fewer(cloud, count)
     readings = person.readings
     asked = np.array([person.asked_h])
-    share = numbers.sign * shares(driving(model, person.course, points, readings.time_h), numbers)
+    share = numbers.sign * occupied(model.channel, driving(model, person.course, points, readings.time_h))
     nothing = np.zeros((readings.time_h.size, 0))
     log_weight = np.log(np.maximum(prior, 1e-300))
     mean = np.empty((len(prior), 2))
@@ -111,8 +112,8 @@ def joined(person: Person, model: DrugModel, levels: int, count: int = MOST_POIN
     eta_mean = weights @ points
     eta_off = points - eta_mean
     (state,) = assimilate_model(numbers, readings, person.course, cloud.mean, cloud.covariance, asked)
-    peak = shares(driving(model, person.planned, points, person.ahead_h), numbers).max(axis=1)
-    every = shares(driving(model, person.planned, cloud.points, person.ahead_h), numbers).max(axis=1)
+    peak = occupied(model.channel, driving(model, person.planned, points, person.ahead_h)).max(axis=1)
+    every = occupied(model.channel, driving(model, person.planned, cloud.points, person.ahead_h)).max(axis=1)
     limit = OFTEN_MET[model.drug]
     return Joined(
         effective=float(1.0 / (weights @ weights)),

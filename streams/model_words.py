@@ -215,7 +215,8 @@ def channel_in_words(model: DrugModel) -> str:
     channel = model.channel
     if channel is None:
         return ""
-    rhythms = " and ".join(f"{rhythm.period_h:g}" for rhythm in channel.rhythms) or "no"
+    periods = " and ".join(f"{rhythm.period_h:g}" for rhythm in channel.rhythms)
+    rhythms = f"rhythms of {periods} h, " if periods else ""
     if channel.hill == 1:
         occupied = f"C / ({channel.ec50_mg_L:.4g} mg/L + C)"
     else:
@@ -229,7 +230,7 @@ def channel_in_words(model: DrugModel) -> str:
     part = "" if (low, high) == (1, 1) else f"; {low:g} to {high:g} of this effect, how much nobody published"
     return (
         f"{channel.signal}: {channel.baseline_typical:g} {channel.unit} (CV {100 * channel.baseline_cv:.3g} %), "
-        f"rhythms of {rhythms} h, {'less' if channel.falls else 'plus'} {size} {occupied}{site}{part}"
+        f"{rhythms}{'less' if channel.falls else 'plus'} {size} {occupied}{site}{part}"
     )
 
 

@@ -187,16 +187,6 @@ def occupancy(concentration: float, model: ChannelModel) -> float:
 
 
 @kernel
-def shares(concentration: Floats, model: ChannelModel) -> Floats:
-    """`occupancy` of every concentration, (points, times)."""
-    share = np.empty(concentration.shape)
-    for point in range(concentration.shape[0]):
-        for time in range(concentration.shape[1]):
-            share[point, time] = occupancy(concentration[point, time], model)
-    return share
-
-
-@kernel
 def move_on(model: ChannelModel, mean: Floats, covariance: Floats, considered: int, elapsed_h: float) -> None:
     """Forecast the state over a time without windows: the noise fades, the baseline drifts; in place.
 

@@ -26,7 +26,6 @@ from twinstate.assimilation.channel_model import (
     ChannelModel,
     channel_model,
     occupancy,
-    shares,
 )
 from twinstate.drug import Channel
 from twinstate.pk.course import EFFECT_SITE, Course, Structure
@@ -80,11 +79,12 @@ def still(model: ChannelModel, **changed: float) -> ChannelModel:
 
 
 def test_the_occupancy_is_the_hill_equation_to_its_exponent() -> None:
-    level = np.array([[0.001, 0.3, 0.5], [2.0, 40.0, 1e6]])
+    level = np.array([0.001, 0.3, 0.5, 2.0, 40.0, 1e6])
     expected = (level**0.84 / (0.5**0.84 + level**0.84)) ** 0.9
-    np.testing.assert_allclose(shares(level, FALLING), expected, rtol=1e-12)
+    found = [occupancy(value, FALLING) for value in level]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
     plain = FALLING._replace(hill=1.0, exponent=1.0)
-    np.testing.assert_allclose(shares(level, plain), level / (0.5 + level), rtol=1e-15)
+    np.testing.assert_allclose([occupancy(v, plain) for v in level], level / (0.5 + level), rtol=1e-15)
     assert occupancy(0.0, FALLING) == 0.0
     assert occupancy(-1e-18, FALLING) == 0.0
     assert math.isnan(occupancy(math.nan, FALLING))
