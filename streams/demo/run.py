@@ -278,10 +278,10 @@ def event_line(event: dict[str, Any]) -> str:
         for value in (event["forecast"][name] for name in ("median", "low", "high"))
     )
     probability = chance(event["probability"])
-    side = "<" if event["metric"] == "signal_low" else ">"
+    limit = f"{'<' if event['metric'] == 'signal_low' else '>'} {event['limit']:g} {event['unit']}"
     return (
         f"[{colour}]{event['type']:>9}[/] {event['evaluated'][:16].replace('T', ' ')} {event['patient']}: "
-        f"{event['drug']} {METRIC_WORDS.get(event['metric'], event['metric'])} {side} {event['limit']:g} {event['unit']}"
+        f"{event['drug']} {METRIC_WORDS.get(event['metric'], event['metric'])} {limit}"
         f"{status}, {event['severity']}, P {probability if probability[0] in '<>' else f'= {probability}'}, "
         f"expected {span(median, low, high)} within {event['horizon_h']:g} h"
     )
