@@ -79,7 +79,7 @@ def listen(patient: Patient, values: Floats, model: DrugModel, signal: Signal) -
         flagged[i] = bool(state.distrusted) or bool((readings.marks[lately] & UNUSABLE_MARKS).any())
         within = (patient.grid_h >= hour) & (patient.grid_h <= hour + 24.0)
         peak = ahead[:, within].max(axis=1)
-        chance[i] = chance_of_rise(state, channel.ec50_mg_L, peak, cloud.weights, LIMIT_MS).probability
+        chance[i] = chance_of_rise(state, channel, peak, cloud.weights, LIMIT_MS).probability
     return Heard(flagged, chance, states[-1])
 
 

@@ -2,7 +2,8 @@
 
 Question answered: on one core, how many 1 Hz samples a second fold into 5-minute windows when they come in frames of
 60, alone and with each frame added to a twin's telemetry; how long one window takes the filter when many are taken at
-once; and what one more sample costs a twin that holds 90 days of telemetry. Each is repeated; median and range told.
+once, for every drug whose effect a device reads; how long one look ahead at such a signal takes; and what one more
+sample costs a twin that holds 90 days of telemetry. Each is repeated; median and range told.
 
 Options: `--json` prints one JSON object instead of the table. Exit 1 when a target fails.
 """
@@ -13,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench._report import Check, report  # noqa: E402
-from twinstate.assimilation.channel import filter_windows  # noqa: E402
+from twinstate.assimilation.channel import ChannelState, LastWindow, filter_windows  # noqa: E402
+from twinstate.assimilation.channel_extremes import extreme_ahead  # noqa: E402
 from twinstate.assimilation.channel_model import channel_model  # noqa: E402
-from twinstate.assimilation.readings import from_device, readings_of  # noqa: E402
+from twinstate.assimilation.points import FEWEST_POINTS  # noqa: E402
+from twinstate.assimilation.readings import Readings, from_device, readings_of  # noqa: E402
 from twinstate.assimilation.windows import WINDOW_NS, fold_frame  # noqa: E402
 from twinstate.history import Window  # noqa: E402
-from twinstate.library import load_library  # noqa: E402
+from twinstate.library import Library, load_library  # noqa: E402
 from twinstate.telemetry import Telemetry  # noqa: E402
 from twinstate.types import NS_PER_HOUR  # noqa: E402
 
@@ -127,8 +131,42 @@ def run() -> list[Check]:
             "µs",
             1e6,
         ),
+        *of_every_channel(library, readings),
         *lengths(f"one more sample after {DAYS} days", 1, timed(one_more), 10.0, "ms", 1e3),
     ]
+
+
+def of_every_channel(library: Library, readings: Readings) -> list[Check]:
+    """What a window costs each drug's channel, and one look ahead at a signal that may pass a limit."""
+    checks: list[Check] = []
+    for drug in library.drugs.values():
+        if drug.channel is None:
+            continue
+        model = channel_model(drug.channel)
+        etas = len(drug.etas)
+        # Every reading near what is expected, so that none is left out.
+        told = readings._replace(value=np.full(WINDOWS, model.mean[0] + 0.4 * model.sign * model.mean[1]))
+        expected, slope = np.full(WINDOWS, 0.4 * model.sign), np.full((WINDOWS, etas), 0.05)
+        spent = timed(partial(filter_windows, model, told, expected, slope, told.end_h[-1:]))
+        checks += lengths(
+            f"{drug.drug}, {etas} uncertain parameters: update, each window", WINDOWS, spent, 5.0, "µs", 1e6
+        )
+        state = ChannelState(
+            float(readings.time_h[-1]),
+            model.mean,
+            np.ascontiguousarray(model.covariance),
+            1.0,
+            (1, 0, 0, 0),
+            LastWindow(-1, np.nan, np.nan, np.nan, ""),
+        )
+        ahead = readings.time_h[-1] + np.arange(49) / 2.0
+        level = np.full((FEWEST_POINTS, ahead.size), model.ec50_mg_L)
+        weights = np.full(FEWEST_POINTS, 1.0 / FEWEST_POINTS)
+        limit, quantiles = float(model.mean[0]), np.array([0.05, 0.5, 0.95])
+        look = partial(extreme_ahead, state, model, level, weights, ahead, limit, quantiles, lowest=False)
+        spent = timed(look)
+        checks += lengths(f"{drug.drug}: the signal's highest value in a day", 1, spent, np.inf, "ms", 1e3)
+    return checks
 
 
 def lone(index: int) -> Window:

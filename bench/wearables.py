@@ -252,15 +252,15 @@ def judge(patient: Patient, model: DrugModel, signal: Signal) -> Found:
             window = (patient.grid_h >= hour) & (patient.grid_h <= hour + HORIZON_H)
             peak = ahead[:, window].max(axis=1)
             truth = float(patient.rise[window].max())
-            chance = chance_of_rise(state, channel.ec50_mg_L, peak, cloud.weights, LIMIT_MS)
+            chance = chance_of_rise(state, channel, peak, cloud.weights, LIMIT_MS)
             if patient.raised and truth < CLEARLY_BELOW_MS:
                 quiet_points += 1
                 false_alarms += chance.probability > 0.5
             if hour % 12 == 0:
-                often = chance_of_rise(state, channel.ec50_mg_L, peak, cloud.weights, OFTEN_MET_MS)
+                often = chance_of_rise(state, channel, peak, cloud.weights, OFTEN_MET_MS)
                 stated.append(often.probability)
                 happened.append(truth > OFTEN_MET_MS)
-    low, high = rise_quantiles(state, channel.ec50_mg_L, peak, cloud.weights, np.array([0.05, 0.95]))
+    low, high = rise_quantiles(state, channel, peak, cloud.weights, np.array([0.05, 0.95]))
     later = readings_of(from_device("watch", patient.later), signal, channel.scatter_sd)
     each_hour = slice(None, None, 12)
     levels_later, _, _ = solve_points(patient.course, cloud.points, later.time_h[each_hour])

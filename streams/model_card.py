@@ -34,6 +34,8 @@ METRIC_WORDS = {
     "auc_total": "AUC since the first dose",
     "second": "second output",
     "effect_rise": "rise of the signal",
+    "signal_high": "highest value of the signal",
+    "signal_low": "lowest value of the signal",
 }
 # A target is a range to stay in, not the highest value.
 TARGET_WORDS = {"concentration": "level"}
@@ -251,10 +253,10 @@ def _thresholds(model: DrugModel) -> tuple[LimitRow, ...]:
             text=(
                 f"level {row.after_h:g} h after a dose > {row.as_published}"
                 if row.metric == "level_after"
-                else f"{_metric(row.metric, model)} > {row.as_published}"
+                else f"{_metric(row.metric, model)} {'<' if row.crossed == 'below' else '>'} {row.as_published}"
             ),
-            low=None,
-            high=row.limit,
+            low=row.limit if row.crossed == "below" else None,
+            high=None if row.crossed == "below" else row.limit,
             unit=row.unit,
             note=f"{row.severity_label}: {row.harm}",
             horizon_h=row.horizon_h,

@@ -389,6 +389,8 @@ def _exposure(model: DrugModel, course: UsualCourse) -> str:
     if course.spread:
         figure = span(float(areas[0]), *(float(q) for q in np.quantile(areas, [0.05, 0.95])))
     rows = [f"target {t.as_published}" for t in model.targets if t.metric == metric]
-    rows += [f"{t.severity_label} above {t.as_published}" for t in model.thresholds if t.metric == metric]
+    rows += [
+        f"{t.severity_label} {t.crossed} {t.as_published}" for t in model.thresholds if t.metric == metric
+    ]
     limits = f" ({'; '.join(rows)})" if rows else ""
     return f"{text}: {figure} mg*h/L{limits}".replace("mg*h/L", "mg·h/L")

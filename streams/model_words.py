@@ -215,10 +215,22 @@ def channel_in_words(model: DrugModel) -> str:
     channel = model.channel
     if channel is None:
         return ""
-    rhythms = " and ".join(f"{rhythm.period_h:g}" for rhythm in channel.rhythms) or "no"
+    periods = " and ".join(f"{rhythm.period_h:g}" for rhythm in channel.rhythms)
+    rhythms = f"rhythms of {periods} h, " if periods else ""
+    if channel.hill == 1:
+        occupied = f"C / ({channel.ec50_mg_L:.4g} mg/L + C)"
+    else:
+        power = f"^{channel.hill:g}"
+        occupied = f"C{power} / (({channel.ec50_mg_L:.4g} mg/L){power} + C{power})"
+    if channel.exponent != 1:
+        occupied = f"({occupied})^{channel.exponent:g}"
+    size = f"{channel.emax:g} of it" if channel.relative else f"{channel.emax:g} {channel.unit}"
+    site = ", C at the effect site" if channel.follows == "second" else ""
+    low, high = channel.part
+    part = "" if (low, high) == (1, 1) else f"; {low:g} to {high:g} of this effect, how much nobody published"
     return (
         f"{channel.signal}: {channel.baseline_typical:g} {channel.unit} (CV {100 * channel.baseline_cv:.3g} %), "
-        f"rhythms of {rhythms} h, plus {channel.emax:g} {channel.unit} C / ({channel.ec50_mg_L:g} mg/L + C)"
+        f"{rhythms}{'less' if channel.falls else 'plus'} {size} {occupied}{site}{part}"
     )
 
 

@@ -205,7 +205,8 @@ def _chance(risk: RiskOfDrug) -> str:
     equals = "" if probability[0] in "<>" else "= "
     expected = span(risk.expected.median, risk.expected.low, risk.expected.high)
     what = risk.metric.replace("_", " ")
-    limit = f"{what} > {risk.limit:g} {risk.unit} within {risk.horizon_h:g} h"
+    side = "<" if risk.metric == "signal_low" else ">"
+    limit = f"{what} {side} {risk.limit:g} {risk.unit} within {risk.horizon_h:g} h"
     return f"P({limit}) {equals}{probability}, expected {expected}"
 
 

@@ -52,11 +52,21 @@ class Observed(NamedTuple):
         analyte: Slug.
         output: `concentration` or `second`.
         residual: Of the test round that output.
+        reads_high: How much too high it reads: (reading, excess) in the test's unit, readings ascending; straight
+            between, constant beyond. Empty for a test without bias.
     """
 
     analyte: str
     output: str
     residual: Residual
+    reads_high: tuple[tuple[float, float], ...] = ()
+
+    def corrected(self, reading: float) -> float:
+        """The reading without what it is too high by."""
+        if not self.reads_high:
+            return reading
+        at, by = zip(*self.reads_high, strict=True)
+        return reading - float(np.interp(reading, at, by))
 
 
 class TypicalPatient(NamedTuple):
@@ -247,9 +257,9 @@ class Threshold:
         name: Unique within the drug.
         metric: `concentration` (peak ahead), `trough` (highest level just before a dose to come), `level_after`
             (highest level from `after_h` after a dose on, up to the next), `auc24` (highest 24 h ahead), `auc_total`
-            (from the first dose to the horizon), `second` (highest second output ahead) or `effect_rise` (of the
-            channel).
-        limit: Crossed above this, in `unit`.
+            (from the first dose to the horizon), `second` (highest second output ahead), `effect_rise` (largest change
+            of the channel's signal by the drug), `signal_high` or `signal_low` (the signal itself, noise left out).
+        limit: Crossed above this (`signal_low`: below it), in `unit`.
         unit: mg/L, mg*h/L, the second output's or the channel's unit.
         horizon_h: How far ahead is looked, h.
         harm: What is feared, for people.
@@ -273,6 +283,11 @@ class Threshold:
     version: str
     after_h: float = 0.0
     as_published: str = ""
+
+    @property
+    def crossed(self) -> str:
+        """On which side of the limit harm lies: `above` or `below`."""
+        return "below" if self.metric == "signal_low" else "above"
 
 
 @dataclass(frozen=True)
@@ -317,9 +332,12 @@ class Rhythm:
 
 @dataclass(frozen=True)
 class Channel:
-    """How the drug moves one wearable signal: baseline, rhythms, and a direct Emax effect of the level.
+    """How the drug moves one wearable signal: baseline, rhythms, and an Emax effect of a concentration x.
 
-    expected = baseline * (1 + rhythms) + emax * C / (ec50 + C)
+    expected = baseline * (1 + rhythms) +- effect * g(x),  g(x) = (x^hill / (ec50^hill + x^hill))^exponent
+
+    x is the level or the second output (the effect site). The largest effect of a patient is emax (of his baseline,
+    where `relative`) times the part of it that reaches the signal.
 
     Attributes:
         signal: Slug of the signal; values in its unit.
@@ -327,14 +345,21 @@ class Channel:
         baseline_typical: Mesor.
         baseline_cv: Between patients, log-normal, omega^2 = ln(1 + CV^2).
         rhythms: Cosines round the mesor.
-        emax: Largest effect of the drug, in `unit`.
-        emax_cv: Between patients, log-normal, omega^2 = ln(1 + CV^2).
-        ec50_mg_L: Level of half the effect, mg/L.
+        emax: Largest effect of the drug, in `unit`, or as a fraction of the baseline where `relative`.
+        emax_cv: Between patients, log-normal, omega^2 = ln(1 + CV^2); 0 where it is not known apart from `part`.
+        ec50_mg_L: Concentration at half occupancy, mg/L.
         residual_cv: Of one reading, as a fraction of what is expected.
         noise_time_constant_h: Time after which the residual's autocorrelation is 1/e, h.
         baseline_drift_per_sqrt_h: SD of the baseline's random walk after one hour, in `unit`.
         keep_h: How long windows count, h (the signal's).
         provenance: By field name.
+        follows: What x is: `concentration` or `second`.
+        hill: Of the occupancy.
+        exponent: To which the occupancy is raised.
+        falls: Whether the drug lowers the signal.
+        relative: Whether `emax` is a fraction of the patient's baseline.
+        part: Of the published effect, how much reaches this signal, where nobody has published it: anything between
+            these two, equally likely.
     """
 
     signal: str
@@ -350,6 +375,12 @@ class Channel:
     baseline_drift_per_sqrt_h: float
     keep_h: float
     provenance: Mapping[str, Provenance]
+    follows: str = "concentration"
+    hill: float = 1.0
+    exponent: float = 1.0
+    falls: bool = False
+    relative: bool = False
+    part: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,7 +398,7 @@ class DrugModel:
         notes: What a user must know, one sentence each.
         analyte: The laboratory test this model is corrected by.
         observes: Which output that test reads: `concentration` or `second`.
-        also_observed: Further tests, of the other output.
+        also_observed: Further tests of either output.
         routes: `iv`, `oral`, or both.
         compartments: 1, 2 or 3.
         oral_kind: `first_order` (depot), `zero_order`, `parallel` (both at once), `transit` (chain without a depot),
@@ -445,6 +476,16 @@ class DrugModel:
         return not self.unknown
 
     @property
+    def tests(self) -> Mapping[str, Observed]:
+        """Every laboratory test that corrects it, by analyte; the one of the file first."""
+        first = Observed(self.analyte, self.observes, self.residual)
+        return {row.analyte: row for row in (first, *self.also_observed)}
+
+    @property
     def level_unit(self) -> str:
         """What a level of `analyte` is kept, forecast and shown in: mg/L, or the unit of the second output."""
-        return self.second_unit if self.observes == "second" else "mg/L"
+        return self.unit_of(self.observes)
+
+    def unit_of(self, output: str) -> str:
+        """What a level of this output, `concentration` or `second`, is kept in."""
+        return self.second_unit if output == "second" else "mg/L"

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from twinstate.assimilation.channel_forecast import rise_quantiles
-from twinstate.assimilation.channel_model import BASELINE, EFFECT
+from twinstate.assimilation.channel_model import BASELINE, EFFECT, channel_model
 from twinstate.assimilation.posterior import carry_forward
 from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.assimilation.windows import WINDOW_NS
@@ -36,6 +36,7 @@ from twinstate.risk.assess import (
     highest_auc24,
     interval,
     peak_concentration,
+    peak_driving,
 )
 from twinstate.therapy import Therapy, content_key, therapy_at
 from twinstate.types import hours
@@ -58,7 +59,7 @@ class LevelCheck(msgspec.Struct, frozen=True, array_like=True):
     """A level beside its forecast as of the instant before it was drawn (levels strictly before it).
 
     `forecast` is what a new level was expected to read (residual error included); `population` the same without any
-    level of this patient. mg/L.
+    level of this patient. `observed` is without what its test is known to read too high. In the test's unit.
     """
 
     source: str
@@ -69,6 +70,7 @@ class LevelCheck(msgspec.Struct, frozen=True, array_like=True):
     levels_before: int
     forecast: Interval
     population: Interval
+    analyte: str = ""
 
 
 class LevelDoubt(msgspec.Struct, frozen=True, array_like=True):
@@ -92,8 +94,8 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
         signal: Slug.
         unit: Of all values below.
         baseline: Mesor.
-        effect: Largest effect of the drug (Emax).
-        rise_ahead: Highest rise by the drug within the forecast's horizon.
+        effect: Largest effect of the drug, whichever way it goes.
+        rise_ahead: Largest change by the drug within the forecast's horizon.
         windows: Windows by verdict: taken, softened, rejected, unusable.
         last_window: End of the last window that counts, UTC ns; 0 without one.
         distrusted: Devices that may no longer move the effect, each `name:jump` or `name:drift`.
@@ -133,7 +135,7 @@ class DrugEstimate(msgspec.Struct, frozen=True, array_like=True):
         peak_ahead: Highest concentration ahead, mg/L.
         auc24_ahead: Highest AUC24 ahead, mg*h/L.
         assumes: What the forecast assumed of doses to come.
-        risks: Every threshold.
+        risks: Every threshold that could be assessed.
         checks: Every level that counts, with its forecast.
         flags: Data-quality flags.
         channel: The signal the model explains; None when it explains none.
@@ -221,7 +223,9 @@ def estimate_drug(
         peak_ahead=interval(peak_concentration(outlook, horizon), weights),
         auc24_ahead=interval(highest_auc24(outlook, horizon), weights),
         assumes=assumption(therapy),
-        risks=tuple(assess(outlook, threshold) for threshold in model.thresholds),
+        risks=tuple(
+            risk for threshold in model.thresholds if (risk := assess(outlook, threshold)) is not None
+        ),
         checks=tuple(
             check
             for entry in therapy.lab_entries
@@ -231,9 +235,19 @@ def estimate_drug(
             *therapy.flags,
             *(("levels_disagree",) if levels_disagree(outlook) else ()),
             *(("device_distrusted",) if outlook.channel is not None and outlook.channel.distrusted else ()),
+            *(("signal_not_heard",) if signal_missed(outlook) else ()),
             *(("level_doubtful",) if _doubts(outlook) else ()),
         ),
         channel=_channel(outlook, horizon),
+    )
+
+
+def signal_missed(outlook: Outlook) -> bool:
+    """Whether a threshold on the signal itself could not be assessed, as no reading of it counts."""
+    return (
+        outlook.channel is not None
+        and not outlook.channel.heard
+        and any(row.metric in ("signal_high", "signal_low") for row in outlook.therapy.model.thresholds)
     )
 
 
@@ -262,6 +276,7 @@ def check_level(
     """
     lab = entry.content
     assert isinstance(lab, Lab)
+    test = model.tests[lab.analyte]
     try:
         before = therapy_at(entries, model, library, entry.event_time)
     except CovariateError:
@@ -273,8 +288,8 @@ def check_level(
         fit = fit_levels(before, count, memo)
         course, cloud = carry_forward(fit, before.given, model.variation, float(at[0]))
         concentration, _, second = solve_points(course, cloud.points, at)
-        measured = second if model.observes == "second" else concentration
-        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, model.residual, QUANTILES)
+        measured = second if test.output == "second" else concentration
+        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, test.residual, QUANTILES)
         return Interval(*(float(q) for q in quantiles))
 
     def compute() -> LevelCheck:
@@ -282,11 +297,12 @@ def check_level(
             source=entry.source,
             id=entry.id,
             event_time=entry.event_time,
-            observed=lab.value,
+            observed=test.corrected(lab.value),
             censored=lab.censored,
             levels_before=levels,
             forecast=forecast(levels),
             population=forecast(0),
+            analyte=lab.analyte,
         )
 
     key = content_key(model, before.given, *before.labs, at) + f"{entry.source}\x1f{entry.id}".encode()
@@ -332,9 +348,8 @@ def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
         reach = NORMAL_95 * float(np.sqrt(covariance[position, position]))
         return Interval(mean, mean - reach, mean + reach)
 
-    cloud = outlook.cloud
-    peak = peak_concentration(outlook, horizon_h)
-    rise = rise_quantiles(state, channel.ec50_mg_L, peak, cloud.weights, QUANTILES)
+    peak = peak_driving(outlook, horizon_h)
+    rise = rise_quantiles(state, channel_model(channel), peak, outlook.cloud.weights, QUANTILES)
     return ChannelEstimate(
         signal=channel.signal,
         unit=channel.unit,
@@ -354,7 +369,7 @@ def _last_input(entries: Sequence[Entry], model: DrugModel, as_of: int) -> int:
         if e.event_time <= as_of
         and (
             (e.kind == "dose" and getattr(e.content, "drug", "") == model.drug)
-            or (e.kind == "lab" and getattr(e.content, "analyte", "") == model.analyte)
+            or (e.kind == "lab" and getattr(e.content, "analyte", "") in model.tests)
         )
     ]
     return max(times, default=0)

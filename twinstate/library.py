@@ -118,7 +118,7 @@ class Library:
             used = tuple(
                 m.model
                 for m in self.models.values()
-                if m.analyte == analyte.slug
+                if analyte.slug in m.tests
                 or (analyte.covariate is not None and analyte.covariate in m.covariates)
             )
             rows.append(_signal_row("lab", analyte, used))
@@ -254,7 +254,7 @@ def _drug_row(model: DrugModel) -> DrugRow:
         analyte=model.analyte,
         covariates=tuple(model.covariates),
         signal=model.channel.signal if model.channel else "",
-        thresholds=tuple(f"{t.metric} above {t.as_published} ({t.status})" for t in model.thresholds),
+        thresholds=tuple(f"{t.metric} {t.crossed} {t.as_published} ({t.status})" for t in model.thresholds),
         statuses=dict(sorted(statuses.items())),
         notes=model.notes,
     )

@@ -16,7 +16,7 @@ from twinstate.assimilation.refine import Cloud
 from twinstate.catalogue import Signal
 from twinstate.drug import DrugModel
 from twinstate.errors import MathsError
-from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
+from twinstate.pk.course import EFFECT_SITE, INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.therapy import Therapy, before_last_level, content_key, with_planned
 from twinstate.types import NS_PER_HOUR, Times, Trajectories, hours
@@ -31,6 +31,9 @@ LEAST_EFFECTIVE_SIZE = 20.0
 JUST_AFTER_H = 1e-6
 INPUT_DURATION = STRUCTURAL_PARAMETERS.index("input_duration")
 LAG = STRUCTURAL_PARAMETERS.index("lag")
+EFFECT_RATE = STRUCTURAL_PARAMETERS.index("effect_rate")
+# After the end of a dose the effect site's peak is looked for so many of its time constants later.
+SITE_TIME_CONSTANTS = (0.25, 0.5, 1.0, 2.0)
 
 
 class Memo:
@@ -92,6 +95,18 @@ class Outlook(NamedTuple):
     second: Trajectories
 
     @property
+    def driving(self) -> Trajectories:
+        """What the channel's effect follows, level or effect site, shape (points, times).
+
+        Raises:
+            MathsError: The model explains no signal.
+        """
+        channel = self.therapy.model.channel
+        if channel is None:
+            raise MathsError(f"{self.therapy.model.model} explains no signal")
+        return self.second if channel.follows == "second" else self.concentration
+
+    @property
     def now(self) -> int:
         """Position of `as_of` in `times_h`."""
         return int(self.grid[round(LOOK_BACK_H / STEP_H)])
@@ -147,7 +162,7 @@ def look_ahead(therapy: Therapy, memo: Memo, horizon_h: float, heard: Heard) -> 
     course, cloud = carry_forward(fit, planned, therapy.model.variation, now)
     steps = np.arange(-round(LOOK_BACK_H / STEP_H), round(horizon_h / STEP_H) + 1)
     grid_h = now + STEP_H * steps
-    peaks = _ends_of_doses(course)
+    peaks = peaks_of_doses(course)
     peaks = peaks[(peaks > now) & (peaks < grid_h[-1])]
     asked = _asked(therapy.model, course, now, float(grid_h[-1]))
     times_h = np.unique(np.concatenate([grid_h, peaks, asked]))
@@ -210,9 +225,16 @@ def _follow_channel(therapy: Therapy, fit: Posterior, heard: Heard) -> ChannelSt
     return state
 
 
-def _ends_of_doses(course: Course) -> Times:
-    """Where the concentration of a parenteral or zero-order dose peaks, just after its end."""
+def peaks_of_doses(course: Course) -> Times:
+    """Where the concentration of a parenteral or zero-order dose peaks, just after its end; then its effect site's.
+
+    An effect site follows within minutes what half-hourly instants would miss.
+    """
     typical = np.exp(course.log_typical[-1])
     length = np.where(course.dose_route == INTO_CENTRAL, course.dose_duration_h, 0.0)
     length = np.where(course.dose_route == ZERO_ORDER_ORAL, typical[LAG] + typical[INPUT_DURATION], length)
-    return np.asarray(course.dose_time_h + length + JUST_AFTER_H, dtype=np.float64)
+    ends = np.asarray(course.dose_time_h + length + JUST_AFTER_H, dtype=np.float64)
+    if course.structure.second != EFFECT_SITE:
+        return ends
+    delays = np.array(SITE_TIME_CONSTANTS) / typical[EFFECT_RATE]
+    return np.concatenate([ends, *(ends + delay for delay in delays)])

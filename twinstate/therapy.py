@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinstate.assimilation.observation import Labs, first_levels, labs_under
+from twinstate.assimilation.observation import Labs, first_levels
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError, ModelError
 from twinstate.history import CovariateValue, Dose, Entry, Lab, PatientFacts, PlannedDose, Regimen
@@ -53,7 +53,10 @@ class Therapy:
 
 
 def drugs_of(entries: Sequence[Entry], library: Library, as_of: int) -> set[str]:
-    """Drugs of which doses, regimens or levels speak that count as of a moment."""
+    """Drugs of which doses, regimens or levels speak that count as of a moment.
+
+    A further test names none: leucocytes are counted in many who take no fluorouracil.
+    """
     named: set[str] = set()
     for entry in entries:
         content = entry.content
@@ -94,9 +97,8 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
     counted = [e for e in until(entries, as_of) if e.event_time >= oldest or e.kind in LASTING_KINDS]
     doses = [(e, e.content) for e in counted if isinstance(e.content, Dose) and e.content.drug == model.drug]
     given = [(e.event_time, d) for e, d in doses if d.given]
-    levels = [
-        (e, e.content) for e in counted if isinstance(e.content, Lab) and e.content.analyte == model.analyte
-    ]
+    tests = model.tests
+    levels = [(e, e.content) for e in counted if isinstance(e.content, Lab) and e.content.analyte in tests]
     flags: list[str] = []
     first_dose = given[0][0] if given else None
     usable = [(e, lab) for e, lab in levels if first_dose is not None and e.event_time > first_dose]
@@ -115,13 +117,7 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
         given=_course(model, starts, log_typical, given),
         planned=planned,
         has_plan=has_plan,
-        labs=labs_under(
-            model.residual,
-            np.array([hours(e.event_time) for e, _ in usable], dtype=np.float64),
-            np.array([lab.value for _, lab in usable], dtype=np.float64),
-            np.array([int(lab.censored) for _, lab in usable], dtype=np.int64),
-            second=int(model.observes == "second"),
-        ),
+        labs=_labs(model, usable),
         lab_entries=tuple(e for e, _ in usable),
         outside=outside
         + doses_outside(model, [d.amount_mg for _, d in given] + [p.amount_mg for p in planned]),
@@ -173,6 +169,22 @@ def content_key(model: DrugModel, course: Course, *arrays: np.ndarray) -> bytes:
         digest.update(len(part).to_bytes(4, "big"))
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.digest()
+
+
+def _labs(model: DrugModel, levels: Sequence[tuple[Entry, Lab]]) -> Labs:
+    """Levels as the kernels take them, each with the error of its own test and without what that reads too high."""
+    tests = [model.tests[lab.analyte] for _, lab in levels]
+    return Labs(
+        np.array([hours(e.event_time) for e, _ in levels], dtype=np.float64),
+        np.array(
+            [t.corrected(lab.value) for t, (_, lab) in zip(tests, levels, strict=True)], dtype=np.float64
+        ),
+        np.array([int(lab.censored) for _, lab in levels], dtype=np.int64),
+        np.array([int(t.output == "second") for t in tests], dtype=np.int64),
+        np.array([t.residual.proportional for t in tests], dtype=np.float64),
+        np.array([t.residual.additive for t in tests], dtype=np.float64),
+        np.array([int(t.residual.logarithmic) for t in tests], dtype=np.int64),
+    )
 
 
 def _course(

@@ -36,7 +36,7 @@ from twinstate.therapy import drugs_of, therapy_at, until
 from twinstate.timeline import Outcome, Timeline, TimeRules, Verdict, hour_end
 from twinstate.types import NS_PER_HOUR
 
-FORMAT = 2
+FORMAT = 3
 
 
 class StandingEpisode(msgspec.Struct, frozen=True, array_like=True):
@@ -230,6 +230,8 @@ class Twin:
         risks = []
         for threshold in model.thresholds:
             risk = assess(outlook, threshold)
+            if risk is None:  # nobody has read the signal: the threshold keeps its state
+                continue
             risks.append(
                 PointRisk(
                     drug=model.drug,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from twinstate.assimilation.channel import assimilate_windows
+from twinstate.assimilation.channel_extremes import extreme_ahead
 from twinstate.assimilation.channel_forecast import chance_of_rise, forecast_channel, rise_quantiles
 from twinstate.assimilation.channel_model import channel_model
 from twinstate.assimilation.observation import first_levels, labs_under
@@ -71,9 +72,11 @@ def warm() -> None:
     )
     at = np.array([1.0])
     (state,) = assimilate_windows(windows, signal, channel, course, cloud.mean, cloud.covariance, at)
-    chance_of_rise(state, channel.ec50_mg_L, at_last, cloud.weights, 30.0)
-    rise_quantiles(state, channel.ec50_mg_L, at_last, cloud.weights, np.array([0.5]))
-    forecast_channel(state, channel_model(channel), concentration, cloud.weights, labs.time_h)
+    model, asked = channel_model(channel), np.array([0.5])
+    chance_of_rise(state, model, at_last, cloud.weights, 30.0)
+    rise_quantiles(state, model, at_last, cloud.weights, asked)
+    forecast_channel(state, model, concentration, cloud.weights, labs.time_h)
+    extreme_ahead(state, model, concentration, cloud.weights, labs.time_h, 500.0, asked, lowest=False)
 
 
 if __name__ == "__main__":

@@ -53,19 +53,20 @@ def show_twin(twin: TwinAnswer) -> None:
                 "Risk",
                 ("crossed when", "within (h)>", "P>", "expected", "limit"),
                 (
-                    (f"{r.metric} > {r.limit:g} {r.unit}", f"{r.horizon_h:g}", chance(r.probability),
+                    (f"{r.metric} {'<' if r.metric == 'signal_low' else '>'} {r.limit:g} {r.unit}", f"{r.horizon_h:g}",
+                     chance(r.probability),
                      f"{span(r.expected.median, r.expected.low, r.expected.high)} {r.unit}",
                      _status(r.threshold_status))
                     for r in e.risks
                 ),
             )  # fmt: skip
         if e.level_forecasts:
-            unit = e.level_forecasts[0].forecast.unit
             show_table(
                 "Levels, each beside what was forecast the instant before its draw",
-                ("time", f"measured ({unit})>", "forecast>", "90 % interval", "population>"),
+                ("time", "test", "measured>", "forecast>", "90 % interval", "population>"),
                 (
-                    (minute(c.time), f"{'< ' if c.below_limit else ''}{c.observed:g}", readable(c.forecast.median),
+                    (minute(c.time), c.analyte, f"{'< ' if c.below_limit else ''}{c.observed:g} {c.forecast.unit}",
+                     readable(c.forecast.median),
                      f"{readable(c.forecast.low)} to {readable(c.forecast.high)}", readable(c.population.median))
                     for c in e.level_forecasts
                 ),
@@ -113,7 +114,7 @@ def _channel_rows(e: Estimate) -> tuple[tuple[str, Interval], ...]:
     return (
         (f"{c.signal}: baseline", c.baseline),
         (f"{c.signal}: largest effect", c.largest_effect),
-        (f"{c.signal}: highest rise, next {e.ahead_h:g} h", c.rise_ahead),
+        (f"{c.signal}: largest change, next {e.ahead_h:g} h", c.rise_ahead),
     )
 
 

@@ -39,7 +39,13 @@ from twinstate.digest import digest_of
 GROUP = "demo"
 CONFIG = Path("config")
 PATIENCE_S = 300.0
-METRIC_WORDS = {"auc24": "AUC24", "concentration": "peak", "effect_rise": "rise"}
+METRIC_WORDS = {
+    "auc24": "AUC24",
+    "concentration": "peak",
+    "effect_rise": "rise",
+    "signal_high": "signal",
+    "signal_low": "signal",
+}
 
 
 class DemoError(RuntimeError):
@@ -272,9 +278,10 @@ def event_line(event: dict[str, Any]) -> str:
         for value in (event["forecast"][name] for name in ("median", "low", "high"))
     )
     probability = chance(event["probability"])
+    limit = f"{'<' if event['metric'] == 'signal_low' else '>'} {event['limit']:g} {event['unit']}"
     return (
         f"[{colour}]{event['type']:>9}[/] {event['evaluated'][:16].replace('T', ' ')} {event['patient']}: "
-        f"{event['drug']} {METRIC_WORDS.get(event['metric'], event['metric'])} > {event['limit']:g} {event['unit']}"
+        f"{event['drug']} {METRIC_WORDS.get(event['metric'], event['metric'])} {limit}"
         f"{status}, {event['severity']}, P {probability if probability[0] in '<>' else f'= {probability}'}, "
         f"expected {span(median, low, high)} within {event['horizon_h']:g} h"
     )

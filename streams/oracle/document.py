@@ -29,7 +29,7 @@ from streams.oracle.exposure import (
     rise_ahead,
     risk_of,
 )
-from streams.oracle.known import Known, drugs_named, heard, heard_between, know
+from streams.oracle.known import Known, drugs_named, heard, heard_between, know, test_of, true_reading
 from twinstate.assimilation.posterior import carry_forward
 from twinstate.assimilation.readings import names_of, readings_of
 from twinstate.assimilation.summary import predictive_quantiles
@@ -277,19 +277,26 @@ def _estimate(
         peak_ahead=interval(peak(exposure, horizon_h), cloud.weights),
         auc24_ahead=interval(highest_day(exposure, horizon_h), cloud.weights),
         assumes="; ".join([_assumes(known), *model.unknown]),
-        risks=tuple(risk_of(exposure, model, threshold) for threshold in model.thresholds),
+        risks=tuple(
+            risk
+            for risk in (risk_of(exposure, model, threshold) for threshold in model.thresholds)
+            if risk is not None
+        ),
         checks=tuple(check for check in checks if check is not None),
-        flags=(*_flags(exposure, known), *(["level_doubtful"] if doubts else [])),
+        flags=(*_flags(exposure, known, model), *(["level_doubtful"] if doubts else [])),
         channel=_channel(exposure, model, horizon_h),
     )
 
 
-def _flags(exposure: Exposure, known: Known) -> tuple[str, ...]:
+def _flags(exposure: Exposure, known: Known, model: DrugModel) -> tuple[str, ...]:
     flags = [*known.flags]
     if contradictory(exposure, known):
         flags.append("levels_disagree")
     if exposure.channel is not None and len(exposure.channel.distrusted) > 0:
         flags.append("device_distrusted")
+    watched = [row for row in model.thresholds if row.metric in ("signal_high", "signal_low")]
+    if exposure.channel is not None and watched and exposure.channel.counts[:2] == (0, 0):
+        flags.append("signal_not_heard")
     return tuple(flags)
 
 
@@ -340,6 +347,8 @@ def _parameters(exposure: Exposure) -> tuple[ParameterEstimate, ...]:
 def _check(records: list[Entry], level: Entry, model: DrugModel, library: Library) -> LevelCheck | None:
     """A level beside its forecasts; None when nothing could be forecast, as nobody had said who the patient is."""
     assert isinstance(level.content, Lab)
+    test = test_of(level.content, model)
+    assert test is not None
     try:
         known = know(records, model, library, level.event_time, 0.0)
     except CovariateError:
@@ -351,18 +360,19 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
         instant = np.array([hours(level.event_time)], dtype=np.float64)
         course, cloud = carry_forward(posterior, known.given, model.variation, float(instant[0]))
         outputs = solve_points(course, cloud.points, instant)
-        measured = outputs[2] if model.observes == "second" else outputs[0]
-        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, model.residual, QUANTILES)
+        measured = outputs[2] if test.output == "second" else outputs[0]
+        quantiles = predictive_quantiles(measured[:, 0], cloud.weights, test.residual, QUANTILES)
         forecasts.append(Interval(*(float(quantile) for quantile in quantiles)))
     return LevelCheck(
         source=level.source,
         id=level.id,
         event_time=level.event_time,
-        observed=level.content.value,
+        observed=true_reading(level.content.value, test),
         censored=level.content.censored,
         levels_before=before,
         forecast=forecasts[0],
         population=forecasts[1],
+        analyte=test.analyte,
     )
 
 
@@ -370,7 +380,8 @@ def _last_input(records: list[Entry], model: DrugModel) -> int:
     times = []
     for record in records:
         dose = record.kind == "dose" and getattr(record.content, "drug", None) == model.drug
-        level = record.kind == "lab" and getattr(record.content, "analyte", None) == model.analyte
+        analytes = [model.analyte, *(test.analyte for test in model.also_observed)]
+        level = record.kind == "lab" and getattr(record.content, "analyte", None) in analytes
         if dose or level:
             times.append(record.event_time)
     return max(times, default=0)

@@ -135,6 +135,8 @@ def _risks_of(
     risks = []
     for threshold in model.thresholds:
         risk = risk_of(exposure, model, threshold)
+        if risk is None:
+            continue
         risks.append(
             PointRisk(
                 drug=model.drug,

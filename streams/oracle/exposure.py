@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from streams.oracle.known import Known, as_labs
 from twinstate.assimilation.channel import ChannelState, assimilate_windows
+from twinstate.assimilation.channel_extremes import extreme_ahead
 from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
+from twinstate.assimilation.channel_model import channel_model
 from twinstate.assimilation.posterior import Posterior, assimilate, carry_forward
 from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.refine import Cloud
@@ -17,7 +19,7 @@ from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import DrugModel, Threshold
 from twinstate.errors import MathsError
 from twinstate.library import Library
-from twinstate.pk.course import INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
+from twinstate.pk.course import EFFECT_SITE, INTO_CENTRAL, STRUCTURAL_PARAMETERS, ZERO_ORDER_ORAL, Course
 from twinstate.pk.propagate import solve_points
 from twinstate.risk.assess import Interval, Risk
 from twinstate.types import hours
@@ -146,8 +148,19 @@ def contradictory(exposure: Exposure, known: Known) -> bool:
 
 def peak(exposure: Exposure, horizon_h: float) -> NDArray[np.float64]:
     """Highest concentration from now to the horizon, mg/L, (points,)."""
+    return _highest(exposure.concentration, exposure, horizon_h)
+
+
+def _highest(output: NDArray[np.float64], exposure: Exposure, horizon_h: float) -> NDArray[np.float64]:
+    """Highest value of an output, (points, times), from now to the horizon, (points,)."""
     last = exposure.grid[DAY + round(horizon_h / GRID_H)]
-    return np.asarray(exposure.concentration[:, exposure.grid[DAY] : last + 1].max(axis=1))
+    return np.asarray(output[:, exposure.grid[DAY] : last + 1].max(axis=1))
+
+
+def driving(exposure: Exposure, model: DrugModel) -> NDArray[np.float64]:
+    """What the effect on the signal follows, at every column of the grid, (points, times)."""
+    assert model.channel is not None
+    return exposure.second if model.channel.follows == "second" else exposure.concentration
 
 
 def highest_day(exposure: Exposure, horizon_h: float) -> NDArray[np.float64]:
@@ -169,29 +182,48 @@ def interval(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Inter
 
 
 def rise_ahead(exposure: Exposure, model: DrugModel, horizon_h: float) -> Interval:
-    """Highest rise of the signal by the drug from now to the horizon, in the signal's unit."""
+    """Largest change of the signal by the drug from now to the horizon, in the signal's unit."""
     assert model.channel is not None
     assert exposure.channel is not None
     quantiles = rise_quantiles(
         exposure.channel,
-        model.channel.ec50_mg_L,
-        peak(exposure, horizon_h),
+        channel_model(model.channel),
+        _highest(driving(exposure, model), exposure, horizon_h),
         exposure.cloud.weights,
         QUANTILES,
     )
     return Interval(*(float(quantile) for quantile in quantiles))
 
 
-def risk_of(exposure: Exposure, model: DrugModel, threshold: Threshold) -> Risk:
-    """Probability that the threshold is crossed within its horizon."""
+def risk_of(exposure: Exposure, model: DrugModel, threshold: Threshold) -> Risk | None:
+    """Probability that the threshold is crossed within its horizon; None of a signal that nobody has read."""
     weights = exposure.cloud.weights
-    if threshold.metric == "effect_rise":
+    if threshold.metric in ("effect_rise", "signal_high", "signal_low"):
         if model.channel is None or exposure.channel is None:
             raise MathsError(f"{model.model} explains no signal, so {threshold.name} cannot be assessed")
-        highest = peak(exposure, threshold.horizon_h)
-        chance = chance_of_rise(exposure.channel, model.channel.ec50_mg_L, highest, weights, threshold.limit)
-        rise = rise_ahead(exposure, model, threshold.horizon_h)
-        return Risk(threshold.name, chance.probability, chance.error, rise)
+        followed = driving(exposure, model)
+        numbers = channel_model(model.channel)
+        if threshold.metric == "effect_rise":
+            highest = _highest(followed, exposure, threshold.horizon_h)
+            chance = chance_of_rise(exposure.channel, numbers, highest, weights, threshold.limit)
+            rise = rise_ahead(exposure, model, threshold.horizon_h)
+            return Risk(threshold.name, chance.probability, chance.error, rise)
+        taken, softened, _, _ = exposure.channel.counts
+        if taken + softened == 0:
+            return None
+        first, last = exposure.grid[DAY], _end(exposure, threshold)
+        extreme = extreme_ahead(
+            exposure.channel,
+            numbers,
+            followed[:, first : last + 1],
+            weights,
+            np.array(exposure.times_h[first : last + 1], dtype=np.float64),
+            threshold.limit,
+            QUANTILES,
+            lowest=threshold.metric == "signal_low",
+        )
+        reach = Interval(*(float(quantile) for quantile in extreme.quantiles))
+        return Risk(threshold.name, extreme.chance.probability, extreme.chance.error, reach)
     if threshold.metric == "concentration":
         values = peak(exposure, threshold.horizon_h)
     elif threshold.metric == "auc24":
@@ -240,4 +272,8 @@ def _ends_of_doses(course: Course) -> list[float]:
         if course.dose_route[dose] == ZERO_ORDER_ORAL:
             length_h = float(oral_h)
         ends.append(float(course.dose_time_h[dose]) + length_h + AFTER_H)
+    if course.structure.second == EFFECT_SITE:
+        # The effect site peaks some minutes later: a quarter, half, one and two of its time constants.
+        rate = float(typical[STRUCTURAL_PARAMETERS.index("effect_rate")])
+        ends += [end + constants / rate for end in tuple(ends) for constants in (0.25, 0.5, 1.0, 2.0)]
     return ends

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.oracle.acceptance import NEVER_FORGOTTEN, Chart, frames_of, hour_end
-from twinstate.assimilation.observation import Labs, labs_under
+from twinstate.assimilation.observation import Labs
 from twinstate.assimilation.readings import DeviceWindow
 from twinstate.assimilation.windows import add_window
-from twinstate.drug import DrugModel
+from twinstate.drug import DrugModel, Observed
 from twinstate.errors import CovariateError, ModelError
 from twinstate.history import (
     CovariateValue,
@@ -56,7 +57,10 @@ class Known:
 
 
 def drugs_named(records: Sequence[Entry], library: Library, at: int) -> list[str]:
-    """Drugs of which doses, regimens or levels speak that count at `at` (UTC ns), by name."""
+    """Drugs of which doses, regimens or levels speak that count at `at` (UTC ns), by name.
+
+    A further test names none: leucocytes are counted in many who take no fluorouracil.
+    """
     drugs = []
     for model in library.drugs.values():
         for record in records:
@@ -100,7 +104,7 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
         content = record.content
         if isinstance(content, Dose) and content.drug == model.drug and content.given:
             given.append((record.event_time, content))
-        if isinstance(content, Lab) and content.analyte == model.analyte:
+        if isinstance(content, Lab) and test_of(content, model) is not None:
             measured.append(record)
     levels = [level for level in measured if given and level.event_time > given[0][0]]
     starts, log_typical, outside = _covariates_over_time(counting, model, library)
@@ -169,14 +173,53 @@ def heard_between(chart: Chart, signal: str, after: int, until: int) -> list[Dev
 
 def as_labs(levels: Sequence[Entry], model: DrugModel) -> Labs:
     """Levels as the kernels take them."""
-    contents = [level.content for level in levels if isinstance(level.content, Lab)]
-    return labs_under(
-        model.residual,
-        np.array([hours(level.event_time) for level in levels], dtype=np.float64),
-        np.array([content.value for content in contents], dtype=np.float64),
-        np.array([1 if content.censored else 0 for content in contents], dtype=np.int64),
-        1 if model.observes == "second" else 0,
+    count = len(levels)
+    labs = Labs(
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros(count, dtype=np.int64),
+        np.zeros(count, dtype=np.int64),
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros(count, dtype=np.int64),
     )
+    for place, level in enumerate(levels):
+        assert isinstance(level.content, Lab)
+        test = test_of(level.content, model)
+        assert test is not None
+        labs.time_h[place] = hours(level.event_time)
+        labs.value[place] = true_reading(level.content.value, test)
+        labs.censored[place] = 1 if level.content.censored else 0
+        labs.second[place] = 1 if test.output == "second" else 0
+        labs.proportional[place] = test.residual.proportional
+        labs.additive[place] = test.residual.additive
+        labs.logarithmic[place] = 1 if test.residual.logarithmic else 0
+    return labs
+
+
+def test_of(lab: Lab, model: DrugModel) -> Observed | None:
+    """How the model is measured by this laboratory test or meter; None when it is not."""
+    if lab.analyte == model.analyte:
+        return Observed(model.analyte, model.observes, model.residual)
+    for test in model.also_observed:
+        if test.analyte == lab.analyte:
+            return test
+    return None
+
+
+def true_reading(reading: float, test: Observed) -> float:
+    """A reading less its test's known bias: straight lines between the points given, level beyond them."""
+    if len(test.reads_high) == 0:
+        return reading
+    (lowest, excess), (highest, last) = test.reads_high[0], test.reads_high[-1]
+    if reading >= highest:
+        excess = last
+    elif reading > lowest:
+        for (left, low), (right, high) in pairwise(test.reads_high):
+            if left <= reading < right:
+                excess = (high - low) / (right - left) * (reading - left) + low
+                break
+    return reading - excess
 
 
 def _covariates_over_time(

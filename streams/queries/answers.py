@@ -58,10 +58,13 @@ class RiskOfDrug(Answer):
 class LevelForecast(Answer):
     """A measured level beside what was forecast the instant before it was drawn, and what the population expects."""
 
+    analyte: str = Field(examples=["vancomycin"])
     id: str
     source: str
     time: dt.datetime
-    observed: float
+    observed: float = Field(
+        description="Without what its test is known to read too high, as a home meter of INR"
+    )
     below_limit: bool = Field(description="Censored: the level lies below `observed`")
     levels_before: int
     forecast: Interval
@@ -77,8 +80,10 @@ class Channel(Answer):
 
     signal: str = Field(examples=["qtc"])
     baseline: Interval
-    largest_effect: Interval = Field(description="Of the drug at any level (Emax)")
-    rise_ahead: Interval = Field(description="Highest rise by the drug within ahead_h")
+    largest_effect: Interval = Field(description="Of the drug at any level, whichever way it goes")
+    rise_ahead: Interval = Field(
+        description="Largest change by the drug within ahead_h; a fall where the drug lowers the signal"
+    )
     windows: dict[str, int] = Field(description="5-minute windows by verdict")
     last_window: dt.datetime | None
     distrusted: tuple[str, ...] = Field(

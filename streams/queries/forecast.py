@@ -79,10 +79,14 @@ def forecast_drug(
         doses=_doses(curve, view),
         levels=tuple(
             answers.LevelMark(
-                time=instant(e.event_time), value=e.content.value, below_limit=e.content.censored
+                time=instant(e.event_time),
+                value=model.tests[e.content.analyte].corrected(e.content.value),
+                below_limit=e.content.censored,
             )
             for e in curve.therapy.lab_entries
-            if isinstance(e.content, Lab) and e.event_time >= curve.times[0]
+            if isinstance(e.content, Lab)
+            and e.event_time >= curve.times[0]
+            and model.tests[e.content.analyte].output == model.observes  # the other output has another unit
         ),
         risks=described.risks,
         version=version,

@@ -219,7 +219,7 @@ def describe_estimate(estimate: DrugEstimate, model: DrugModel) -> answers.Estim
         assumes=estimate.assumes,
         channel=_channel(estimate.channel),
         risks=describe_risks(estimate.risks, model.thresholds),
-        level_forecasts=tuple(_level(check, model.level_unit, doubts) for check in estimate.checks),
+        level_forecasts=tuple(_level(check, model, doubts) for check in estimate.checks),
         flags=estimate.flags,
     )
 
@@ -293,8 +293,13 @@ def _channel(channel: ChannelEstimate | None) -> answers.Channel | None:
     )
 
 
-def _level(check: LevelCheck, unit: str, doubts: Mapping[tuple[str, str], float]) -> answers.LevelForecast:
+def _level(
+    check: LevelCheck, model: DrugModel, doubts: Mapping[tuple[str, str], float]
+) -> answers.LevelForecast:
+    test = model.tests.get(check.analyte)
+    unit = model.level_unit if test is None else model.unit_of(test.output)
     return answers.LevelForecast(
+        analyte=check.analyte,
         id=check.id,
         source=check.source,
         time=instant(check.event_time),

@@ -134,7 +134,7 @@ def test_odd_devices_are_flagged_and_the_oracle_flags_them_alike(library: Librar
         "wearable",
         "ring:1",
         9.7,
-        {"signal": "heart_rate", "unit": "/min", "values": [72.0] * 200, "period_s": 1.0},
+        {"signal": "systolic_pressure", "unit": "mm[Hg]", "values": [122.0] * 200, "period_s": 1.0},
     )
     arrivals = [raw(body, 24.0, i) for i, body in enumerate([*admission(), *told, overlapping, hung])]
     found = twin_of(library, arrivals)
@@ -143,8 +143,8 @@ def test_odd_devices_are_flagged_and_the_oracle_flags_them_alike(library: Librar
         "qtc:devices_overlap",
         "qtc:frames_overlap",
         "qtc:unusual",
-        "heart_rate:flat_line",
-        "heart_rate:unmodelled",
+        "systolic_pressure:flat_line",
+        "systolic_pressure:unmodelled",
     }
     oracle = Oracle(library, 4)
     oracle.read(PARTITION, arrivals)

@@ -110,6 +110,11 @@ class ChannelState(NamedTuple):
         return np.ascontiguousarray(self.covariance[own, own])
 
     @property
+    def heard(self) -> bool:
+        """Whether any reading that counts was believed: else all there is to say is what was published."""
+        return self.counts[TAKEN] + self.counts[SOFTENED] > 0
+
+    @property
     def baseline(self) -> float:
         """Expected baseline, in the signal's unit."""
         return float(self.mean[BASELINE])
@@ -121,7 +126,7 @@ class ChannelState(NamedTuple):
 
     @property
     def effect(self) -> float:
-        """Expected largest effect of the drug (Emax), in the signal's unit."""
+        """Expected largest effect of the drug, in the signal's unit, whichever way it goes."""
         return float(self.mean[EFFECT])
 
     @property
@@ -158,9 +163,9 @@ class Pass(NamedTuple):
 
 @kernel
 def considered_occupancy(
-    course: Course, eta_mean: Floats, eta_factor: Floats, ec50: float, time_h: Floats
+    course: Course, eta_mean: Floats, eta_factor: Floats, model: ChannelModel, time_h: Floats
 ) -> tuple[Floats, Floats]:
-    """Occupancy at given times under the lab posterior, and how it moves with eta.
+    """Occupancy at given times under the lab posterior, below 0 where the drug lowers the signal, and its slopes.
 
     Central differences over the posterior's own spread (the cubature points, sqrt(eta) standard deviations out), so
     that a wide posterior gives the slope across it and not at its middle.
@@ -169,7 +174,7 @@ def considered_occupancy(
         course: The patient's course.
         eta_mean: (eta,).
         eta_factor: Lower Cholesky factor of the covariance, (eta, eta).
-        ec50: mg/L.
+        model: What the occupancy follows, and how.
         time_h: Ascending, hours since 1970, (times,).
 
     Returns:
@@ -185,13 +190,15 @@ def considered_occupancy(
         for eta in range(etas):
             points[2 * column, eta] = eta_mean[eta] + reach * eta_factor[eta, column]
             points[2 * column + 1, eta] = eta_mean[eta] - reach * eta_factor[eta, column]
-    concentration, _, _ = solve_points(course, points, time_h)
+    concentration, _, second = solve_points(course, points, time_h)
+    if model.second == 1:
+        concentration = second
     expected = np.zeros(time_h.size)
     slope = np.empty((time_h.size, etas))
     for time in range(time_h.size):
         for column in range(etas):
-            above = occupancy(concentration[2 * column, time], ec50)
-            below = occupancy(concentration[2 * column + 1, time], ec50)
+            above = model.sign * occupancy(concentration[2 * column, time], model)
+            below = model.sign * occupancy(concentration[2 * column + 1, time], model)
             expected[time] += (above + below) / (2.0 * etas)
             slope[time, column] = (above - below) / (2.0 * reach)
     return expected, slope
@@ -275,7 +282,7 @@ def filter_windows(
     Args:
         model: Prior and dynamics.
         readings: One reading a window, (windows,).
-        expected: Expected occupancy at each window, (windows,).
+        expected: Expected occupancy at each window, below 0 where the drug lowers the signal, (windows,).
         slope: Its slope over each standardised eta, (windows, eta).
         end_h: Times asked about, ascending, hours since 1970, (ends,).
     """
@@ -440,7 +447,7 @@ def assimilate_model(
     """
     factor = root(np.ascontiguousarray(eta_covariance))
     centre = np.ascontiguousarray(eta_mean)
-    expected, slope = considered_occupancy(course, centre, factor, model.ec50_mg_L, readings.time_h)
+    expected, slope = considered_occupancy(course, centre, factor, model, readings.time_h)
     result = filter_windows(model, readings, expected, slope, np.ascontiguousarray(end_h))
     if not (np.isfinite(result.mean).all() and np.isfinite(result.covariance).all()):
         raise MathsError(

@@ -101,12 +101,12 @@ def _chance_above(mean: Floats, sd: Floats, weights: Floats, limit: float) -> tu
 
 
 @kernel
-def _rise(effect: float, effect_sd: float, ec50: float, peak: Floats) -> tuple[Floats, Floats]:
+def _rise(effect: float, effect_sd: float, model: ChannelModel, peak: Floats) -> tuple[Floats, Floats]:
     """Mean and SD of effect * g(peak) at each point, (points,) each."""
     mean = np.empty(peak.size)
     sd = np.empty(peak.size)
     for point in range(peak.size):
-        share = occupancy(peak[point], ec50)
+        share = occupancy(peak[point], model)
         mean[point] = effect * share
         sd[point] = effect_sd * share
     return mean, sd
@@ -131,7 +131,7 @@ def _signal_ahead(
         mean: Of the states, (5,).
         covariance: Of the states alone, (5, 5).
         scatter: Variance of a window's median round the signal.
-        concentration: mg/L, (points, times).
+        concentration: What the effect follows, mg/L, (points, times).
         weights: Adding up to 1, (points,).
         elapsed_h: Since the state's time, at least 0, (times,).
         time_h: Hours since 1970, (times,).
@@ -153,7 +153,7 @@ def _signal_ahead(
         for kind in range(2):
             operator[NOISE] = float(kind)
             for point in range(points):
-                operator[EFFECT] = occupancy(concentration[point, time], model.ec50_mg_L)
+                operator[EFFECT] = model.sign * occupancy(concentration[point, time], model)
                 total = 0.0
                 variance = scatter * kind
                 for row in range(states):
@@ -168,37 +168,37 @@ def _signal_ahead(
 
 
 def chance_of_rise(
-    state: ChannelState, ec50_mg_L: float, peak: Floats, weights: Floats, limit: float
+    state: ChannelState, model: ChannelModel, peak: Floats, weights: Floats, limit: float
 ) -> Chance:
-    """Probability that the drug lifts the signal by more than a limit: the effect alone, whatever the baseline.
+    """Probability that the drug moves the signal by more than a limit: the effect alone, whatever the baseline.
 
     Args:
         state: The channel as of now.
-        ec50_mg_L: Level of half the effect, mg/L.
-        peak: Highest concentration of each point over the horizon, mg/L, (points,): the effect grows with it.
+        model: Of the channel.
+        peak: Highest of what the effect follows over the horizon, at each point, mg/L, (points,).
         weights: Of the lab posterior's points, adding up to 1, (points,).
         limit: In the signal's unit.
 
     Returns:
         The probability, with the Monte-Carlo error of the points.
     """
-    mean, sd = _rise(state.effect, state.effect_sd, ec50_mg_L, np.ascontiguousarray(peak))
+    mean, sd = _rise(state.effect, state.effect_sd, model, np.ascontiguousarray(peak))
     return Chance(*_chance_above(mean, sd, np.ascontiguousarray(weights), limit))
 
 
 def rise_quantiles(
-    state: ChannelState, ec50_mg_L: float, peak: Floats, weights: Floats, quantiles: Floats
+    state: ChannelState, model: ChannelModel, peak: Floats, weights: Floats, quantiles: Floats
 ) -> Floats:
-    """Quantiles of the highest rise by the drug, in the signal's unit, (quantiles,).
+    """Quantiles of the largest change of the signal by the drug, in the signal's unit, (quantiles,).
 
     Args:
         state: The channel as of now.
-        ec50_mg_L: Level of half the effect, mg/L.
-        peak: Highest concentration of each point over the horizon, mg/L, (points,).
+        model: Of the channel.
+        peak: Highest of what the effect follows over the horizon, at each point, mg/L, (points,).
         weights: Of the lab posterior's points, adding up to 1, (points,).
         quantiles: Between 0 and 1, (quantiles,).
     """
-    mean, sd = _rise(state.effect, state.effect_sd, ec50_mg_L, np.ascontiguousarray(peak))
+    mean, sd = _rise(state.effect, state.effect_sd, model, np.ascontiguousarray(peak))
     ordered = np.ascontiguousarray(weights)
     return np.array([mixture_quantile(mean, sd, ordered, float(q)) for q in quantiles])
 
@@ -211,7 +211,7 @@ def forecast_channel(
     Args:
         state: The channel as of now.
         model: Its dynamics.
-        concentration: Of each point at `time_h`, mg/L, (points, times).
+        concentration: What the effect follows, of each point at `time_h`, mg/L, (points, times).
         weights: Of the lab posterior's points, adding up to 1, (points,).
         time_h: Hours since 1970, (times,); a time before the state's is taken with the state as it stands.
     """

@@ -1,7 +1,10 @@
 """How a drug moves one wearable signal, as the filter and the forecast compute with it.
 
-    reading = baseline * (1 + shorter rhythms) + effect * g(C) + daily rhythm + noise + scatter
-    g(C) = C / (ec50 + C)
+    reading = baseline * (1 + shorter rhythms) +- effect * g(x) + daily rhythm + noise + scatter
+    g(x) = (x^hill / (ec50^hill + x^hill))^exponent
+
+x is the level or the concentration at the effect site. The effect stays in the signal's unit even where it is published
+as a fraction of the baseline: then the prior correlates the two, and the filter stays linear.
 
 The noise is a first-order autoregression and holds the whole published residual: a mean over many samples of one hour
 is barely better than one of them. Only what scatters within a window is averaged away.
@@ -38,7 +41,11 @@ class ChannelModel(NamedTuple):
     Attributes:
         mean: Prior of `STATES`, (5,).
         covariance: Prior covariance of `STATES`, (5, 5).
-        ec50_mg_L: Level of half the effect, mg/L.
+        ec50_mg_L: Concentration at half occupancy, mg/L.
+        hill: Of the occupancy.
+        exponent: To which the occupancy is raised.
+        sign: 1 when the drug lifts the signal, -1 when it lowers it.
+        second: 1 when x is the model's second output, 0 when it is the level.
         noise_cv: SD of the autoregressive noise as a share of the baseline.
         noise_time_constant_h: After which its autocorrelation is 1/e.
         drift_per_sqrt_h: SD of the baseline's random walk after one hour.
@@ -51,6 +58,10 @@ class ChannelModel(NamedTuple):
     mean: Floats
     covariance: Floats
     ec50_mg_L: float
+    hill: float
+    exponent: float
+    sign: float
+    second: int
     noise_cv: float
     noise_time_constant_h: float
     drift_per_sqrt_h: float
@@ -69,7 +80,8 @@ def log_normal_moments(median: float, cv: float) -> tuple[float, float]:
 def channel_model(channel: Channel) -> ChannelModel:
     """Prior and dynamics of a channel from its published numbers.
 
-    Between-subject spreads are log-normal; the filter starts from their means and variances. The rhythm of 24 h is
+    Between-subject spreads are log-normal; the filter starts from their means and variances, and of an effect that is a
+    fraction of the baseline also from their covariance. The rhythm of 24 h is
     estimated: its cosine and sine start from the moments of a log-normal amplitude (`AMPLITUDE_CV`) and a normal
     acrophase (`ACROPHASE_SD_H`). All others stay the published share of the baseline.
 
@@ -81,7 +93,7 @@ def channel_model(channel: Channel) -> ChannelModel:
     mean[BASELINE], covariance[BASELINE, BASELINE] = log_normal_moments(
         channel.baseline_typical, channel.baseline_cv
     )
-    mean[EFFECT], covariance[EFFECT, EFFECT] = log_normal_moments(channel.emax, channel.emax_cv)
+    _add_effect(mean, covariance, channel)
     residual_sd = channel.residual_cv * channel.baseline_typical
     covariance[NOISE, NOISE] = residual_sd**2
     for rhythm in channel.rhythms:
@@ -93,6 +105,10 @@ def channel_model(channel: Channel) -> ChannelModel:
         mean=mean,
         covariance=covariance,
         ec50_mg_L=channel.ec50_mg_L,
+        hill=channel.hill,
+        exponent=channel.exponent,
+        sign=-1.0 if channel.falls else 1.0,
+        second=int(channel.follows == "second"),
         noise_cv=channel.residual_cv,
         noise_time_constant_h=channel.noise_time_constant_h,
         drift_per_sqrt_h=channel.baseline_drift_per_sqrt_h,
@@ -101,6 +117,22 @@ def channel_model(channel: Channel) -> ChannelModel:
         amplitude=np.array([rhythm.amplitude for rhythm in shorter], dtype=np.float64),
         acrophase_h=np.array([rhythm.acrophase_h for rhythm in shorter], dtype=np.float64),
     )
+
+
+def _add_effect(mean: Floats, covariance: Floats, channel: Channel) -> None:
+    """Moments of emax * part (* baseline, where relative) for log-normal emax and uniform part, in place."""
+    published, variance = log_normal_moments(channel.emax, channel.emax_cv)
+    low, high = channel.part
+    middle = 0.5 * (low + high)
+    square = (low * low + low * high + high * high) / 3.0
+    effect = published * middle
+    variance = variance * square + published * published * (square - middle * middle)
+    if channel.relative:
+        baseline, spread = mean[BASELINE], covariance[BASELINE, BASELINE]
+        covariance[BASELINE, EFFECT] = covariance[EFFECT, BASELINE] = effect * spread
+        variance = (variance + effect * effect) * (spread + baseline * baseline) - (effect * baseline) ** 2
+        effect *= baseline
+    mean[EFFECT], covariance[EFFECT, EFFECT] = effect, variance
 
 
 def _add_daily_rhythm(mean: Floats, covariance: Floats, amplitude: float, acrophase_h: float) -> None:
@@ -141,9 +173,17 @@ def observe(model: ChannelModel, time_h: float, operator: Floats) -> None:
 
 
 @kernel
-def occupancy(concentration: float, ec50: float) -> float:
-    """Share of the largest effect, C / (ec50 + C); a concentration below 0 by rounding counts as none."""
-    return concentration / (ec50 + concentration) if concentration > 0.0 else 0.0
+def occupancy(concentration: float, model: ChannelModel) -> float:
+    """Share g(x) of the largest effect, 0 to 1; a concentration below 0 by rounding counts as none."""
+    if not concentration > 0.0:
+        return concentration if math.isnan(concentration) else 0.0
+    if model.hill == 1.0:
+        share: float = concentration / (model.ec50_mg_L + concentration)
+    else:  # powers as exp(ln): the scalar power differs from machine to machine
+        share = 1.0 / (1.0 + math.exp(-model.hill * math.log(concentration / model.ec50_mg_L)))
+    if model.exponent == 1.0 or share <= 0.0:
+        return share
+    return math.exp(model.exponent * math.log(share))
 
 
 @kernel

@@ -10,18 +10,26 @@ from twinstate.drug import Channel, Rhythm, Target, Threshold
 from twinstate.reading.context import Context
 from twinstate.reading.drug_form import ChannelForm, ChannelNumber, TargetForm, ThresholdForm
 
+# Metrics of the channel's signal.
+OF_THE_CHANNEL = ("effect_rise", "signal_high", "signal_low")
+# Read in the named source, or computed from what was.
+KNOWN = ("V", "C")
+
 
 def read_threshold(context: Context, name: str, row: ThresholdForm) -> Threshold:
     """Read one toxicity alarm.
 
     Raises:
-        LibraryError: A unit its metric does not have, a rise without a channel, a second output that is not there.
+        LibraryError: A unit its metric does not have, a signal without a channel, a second output that is not there, or
+            an alarm that claims to be better known than the effect it rests on.
     """
     key = f"thresholds.{name}"
     allowed = _metric_units(context, key, row.metric)
     if (row.metric == "level_after") != (row.after_hours is not None):
         rule = "but level_after, and only it, says how many hours after the start of a dose"
         context.refuse(f"{key}.after_hours", row.after_hours or "missing", rule)
+    if row.metric in OF_THE_CHANNEL:
+        _check_ground(context, key, row)
     context.provenance[key] = Provenance(row.status, row.source)
     return Threshold(
         name=name,
@@ -37,6 +45,21 @@ def read_threshold(context: Context, name: str, row: ThresholdForm) -> Threshold
         after_h=row.after_hours or 0.0,
         as_published=f"{row.toxicity_alarm:g} {row.unit}",
     )
+
+
+def _check_ground(context: Context, key: str, row: ThresholdForm) -> None:
+    """An alarm on a channel is verified only when the effect it rests on is."""
+    channel = context.form.channel
+    assert channel is not None
+    rests_on = {"emax": channel.emax, "ec50": channel.ec50, "part_of_effect": channel.part_of_effect}
+    weak = [
+        f"channel.{name} has status {number.status}"
+        for name, number in rests_on.items()
+        if number is not None and number.status not in KNOWN
+    ]
+    if weak and row.status in KNOWN:
+        rule = f"but {' and '.join(weak)}, so the alarm is unverified; give it status R"
+        context.refuse(f"{key}.status", row.status, rule)
 
 
 def read_target(context: Context, position: int, row: TargetForm) -> Target:
@@ -77,9 +100,9 @@ def read_target(context: Context, position: int, row: TargetForm) -> Target:
 def _metric_units(context: Context, key: str, metric: str) -> Mapping[str, float]:
     """Units in which a metric's figures may be written."""
     form = context.form
-    if metric == "effect_rise":
+    if metric in OF_THE_CHANNEL:
         if form.channel is None:
-            rule = "but the file has no channel whose rise could be watched"
+            rule = "but the file has no channel whose signal could be watched"
             context.refuse(f"{key}.metric", metric, rule)
         return context.signal("channel.signal", form.channel.signal).units
     if metric == "second":
@@ -94,14 +117,16 @@ def _metric_units(context: Context, key: str, metric: str) -> Mapping[str, float
 
 
 def _canonical_unit(context: Context, metric: str, allowed: Mapping[str, float]) -> str:
-    return next(iter(allowed)) if metric in ("effect_rise", "second", "auc24", "auc_total") else "mg/L"
+    own = (*OF_THE_CHANNEL, "second", "auc24", "auc_total")
+    return next(iter(allowed)) if metric in own else "mg/L"
 
 
 def read_channel(context: Context, form: ChannelForm) -> Channel:
     """Read how the drug moves a wearable signal.
 
     Raises:
-        LibraryError: An unknown signal or unit, an assumption without its reason, a rhythm that shifts from day to day.
+        LibraryError: An unknown signal or unit, an assumption without its reason, a rhythm that shifts from day to day
+            or has no clock, an effect site the model has not, or an effect of which nothing says how patients differ.
     """
     signal = context.signal("channel.signal", form.signal)
     provenance: dict[str, Provenance] = {}
@@ -127,8 +152,37 @@ def read_channel(context: Context, form: ChannelForm) -> Channel:
             rule = "but must divide 24, so that every day has the same phase"
             context.refuse(f"channel.{key}.period_hours", f"{rhythm.period_hours:g}", rule)
         provenance[key] = context.noted(f"channel.{key}", rhythm)
-    provenance["clock_zero"] = context.noted("channel.clock_zero", form.clock_zero)
-    zero = form.clock_zero.utc_hour
+    zero = 0.0
+    if form.clock_zero is not None:
+        provenance["clock_zero"] = context.noted("channel.clock_zero", form.clock_zero)
+        zero = form.clock_zero.utc_hour
+    elif form.rhythms:
+        context.refuse("channel.clock_zero", "missing", "but rhythms need the hour of UTC they count from")
+    second = context.form.second
+    if form.follows == "second" and (second is None or second.kind != "effect_site"):
+        rule = "but the model has no effect site; add second: {kind: effect_site}, or leave the key out"
+        context.refuse("channel.follows", form.follows, rule)
+    part = (1.0, 1.0)
+    if form.part_of_effect is not None:
+        provenance["part_of_effect"] = context.noted("channel.part_of_effect", form.part_of_effect)
+        part = (form.part_of_effect.low, form.part_of_effect.high)
+        if part[0] >= part[1]:
+            rule = "but low must be below high"
+            context.refuse("channel.part_of_effect", f"{part[0]:g} to {part[1]:g}", rule)
+    elif form.emax_between_subject_cv is None:
+        rule = "but nothing says how patients differ; give it, or part_of_effect where that is unknown"
+        context.refuse("channel.emax_between_subject_cv", "missing", rule)
+    relative = form.emax.unit is None
+    if relative and form.emax.value > 1:
+        units_read = ", ".join(signal.units)
+        rule = (
+            f"but without a unit it is a fraction of the baseline, at most 1; else give one of: {units_read}"
+        )
+        context.refuse("channel.emax", f"{form.emax.value:g}", rule)
+
+    def fraction(key: str, row: ChannelNumber | None, absent: float) -> float:
+        return absent if row is None else number(key, row)
+
     drift = form.baseline_drift_per_sqrt_hour
     return Channel(
         signal=signal.slug,
@@ -139,12 +193,18 @@ def read_channel(context: Context, form: ChannelForm) -> Channel:
             Rhythm(r.period_hours, r.amplitude, (zero + r.acrophase_hours) % r.period_hours)
             for r in form.rhythms
         ),
-        emax=number("emax", form.emax, signal.units),
-        emax_cv=number("emax_between_subject_cv", form.emax_between_subject_cv),
+        emax=number("emax", form.emax, None if relative else signal.units),
+        emax_cv=fraction("emax_between_subject_cv", form.emax_between_subject_cv, 0.0),
         ec50_mg_L=number("ec50", form.ec50, units.CONCENTRATION),
         residual_cv=number("residual_cv", form.residual_cv),
         noise_time_constant_h=number("noise_time_constant", form.noise_time_constant, units.DURATION),
         baseline_drift_per_sqrt_h=number("baseline_drift_per_sqrt_hour", drift, signal.units),
         keep_h=signal.keep_h,
         provenance=provenance,
+        follows=form.follows,
+        hill=fraction("hill", form.hill, 1.0),
+        exponent=fraction("exponent", form.exponent, 1.0),
+        falls=form.direction == "falls",
+        relative=relative,
+        part=part,
     )

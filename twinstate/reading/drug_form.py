@@ -202,12 +202,21 @@ class ResidualForm(Form):
     source: Text | None = None
 
 
+class BiasForm(Sourced):
+    """[reading, by how much it is too high], readings ascending; straight between, constant beyond."""
+
+    points: Annotated[list[Pair], Field(min_length=1)]
+    unit: Text
+    reason: str = ""
+
+
 class AlsoObservedForm(Form):
-    """A further laboratory test, of the other output."""
+    """A further laboratory test, of either output; `reads_high` says how far its readings lie above the first one's."""
 
     analyte: Slug
     observes: Literal["concentration", "second"]
     residual: ResidualForm
+    reads_high: BiasForm | None = None
 
 
 class TargetForm(Form):
@@ -225,7 +234,17 @@ class TargetForm(Form):
 class ThresholdForm(Form):
     """A toxicity alarm; here the source is never the file's."""
 
-    metric: Literal["concentration", "trough", "level_after", "auc24", "auc_total", "second", "effect_rise"]
+    metric: Literal[
+        "concentration",
+        "trough",
+        "level_after",
+        "auc24",
+        "auc_total",
+        "second",
+        "effect_rise",
+        "signal_high",
+        "signal_low",
+    ]
     toxicity_alarm: Positive
     unit: Text
     after_hours: Annotated[float, Field(gt=0, le=168)] | None = None
@@ -260,17 +279,30 @@ class ClockForm(Sourced):
     reason: Text
 
 
+class PartForm(Sourced):
+    """How much of the published effect reaches the signal, where nobody has published it: anything between these."""
+
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(gt=0, le=1)]
+    reason: Text
+
+
 class ChannelForm(Form):
-    """Direct Emax effect of the level on a wearable signal."""
+    """Emax effect of the level, or of the concentration at the effect site, on a wearable signal."""
 
     signal: Slug
+    follows: Literal["concentration", "second"] = "concentration"
+    direction: Literal["rises", "falls"] = "rises"
     baseline: ChannelNumber
     baseline_between_subject_cv: ChannelNumber
     rhythms: list[RhythmForm] = []
-    clock_zero: ClockForm
+    clock_zero: ClockForm | None = None
     emax: ChannelNumber
-    emax_between_subject_cv: ChannelNumber
+    emax_between_subject_cv: ChannelNumber | None = None
+    part_of_effect: PartForm | None = None
     ec50: ChannelNumber
+    hill: ChannelNumber | None = None
+    exponent: ChannelNumber | None = None
     residual_cv: ChannelNumber
     noise_time_constant: ChannelNumber
     baseline_drift_per_sqrt_hour: ChannelNumber

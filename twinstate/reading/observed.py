@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from twinstate import units
 from twinstate.drug import Observed, Residual
 from twinstate.reading.context import Context
@@ -71,18 +73,41 @@ def read_residual(context: Context, key: str, row: ResidualForm, observes: str) 
 
 
 def read_also_observed(context: Context, position: int, row: AlsoObservedForm) -> Observed:
-    """Read a further laboratory test, of the other output.
+    """Read a further laboratory test, of either output.
 
     Raises:
-        LibraryError: The output that the first test already reads, or one that does not fit.
+        LibraryError: A test named twice, an output that does not fit, readings of a bias that do not ascend.
     """
     key = f"also_observed[{position}]"
-    if row.observes == context.form.observes:
-        rule = "which the analyte of the file reads already; name the other output"
-        context.refuse(f"{key}.observes", row.observes, rule)
+    named = [context.form.analyte, *(other.analyte for other in context.form.also_observed[:position])]
+    if row.analyte in named:
+        rule = "which the file reads already; a second test needs a row of its own in config/signals.yaml"
+        context.refuse(f"{key}.analyte", row.analyte, rule)
     if row.residual.unknown:
         context.refuse(f"{key}.residual", "unknown", "but then the test teaches nothing; leave it out")
     check_analyte(context, f"{key}.analyte", row.analyte, row.observes)
-    return Observed(
-        row.analyte, row.observes, read_residual(context, f"{key}.residual", row.residual, row.observes)
+    residual = read_residual(context, f"{key}.residual", row.residual, row.observes)
+    return Observed(row.analyte, row.observes, residual, _reads_high(context, key, row))
+
+
+def _reads_high(context: Context, key: str, row: AlsoObservedForm) -> tuple[tuple[float, float], ...]:
+    bias = row.reads_high
+    if bias is None:
+        return ()
+    place = f"{key}.reads_high"
+    context.noted(place, bias)
+    if bias.status == "A" and not bias.reason:
+        context.refuse(f"{place}.reason", "missing", "but an assumption needs its reason; add the key reason")
+    allowed = context.analytes[row.analyte].units
+    points = tuple(
+        (
+            context.canonical(place, reading, bias.unit, allowed),
+            context.canonical(place, excess, bias.unit, allowed),
+        )
+        for reading, excess in bias.points
     )
+    ascending = all(earlier[0] < later[0] for earlier, later in pairwise(points))
+    if not ascending or max(excess for _, excess in points) >= context.analytes[row.analyte].reject.low:
+        rule = "but readings must ascend, and no excess reach the lowest reading there is"
+        context.refuse(f"{place}.points", [list(point) for point in bias.points], rule)
+    return points

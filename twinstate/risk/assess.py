@@ -11,13 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstate.assimilation.channel import ChannelState
+from twinstate.assimilation.channel_extremes import extreme_ahead
 from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
+from twinstate.assimilation.channel_model import ChannelModel, channel_model
 from twinstate.assimilation.summary import chance_above, weighted_quantile
 from twinstate.drug import Threshold
 from twinstate.errors import MathsError
 from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook, dose_starts, followed
 
-Metric = Callable[[Outlook, Threshold], "Risk"]
+Metric = Callable[[Outlook, Threshold], "Risk | None"]
 
 
 # Median first, as in `Interval`.
@@ -57,6 +60,12 @@ def peak_concentration(outlook: Outlook, horizon_h: float) -> NDArray[np.float64
     """Highest concentration from now to the horizon, mg/L, shape (points,)."""
     ahead = slice(outlook.now, _until(outlook, horizon_h))
     return np.asarray(outlook.concentration[:, ahead].max(axis=1))
+
+
+def peak_driving(outlook: Outlook, horizon_h: float) -> NDArray[np.float64]:
+    """Highest of what the channel's effect follows from now to the horizon, mg/L, shape (points,)."""
+    ahead = slice(outlook.now, _until(outlook, horizon_h))
+    return np.asarray(outlook.driving[:, ahead].max(axis=1))
 
 
 def highest_auc24(outlook: Outlook, horizon_h: float) -> NDArray[np.float64]:
@@ -100,8 +109,13 @@ def highest_second(outlook: Outlook, threshold: Threshold) -> NDArray[np.float64
     return np.asarray(outlook.second[:, ahead].max(axis=1))
 
 
-def assess(outlook: Outlook, threshold: Threshold) -> Risk:
-    """Probability that exposure, or its effect, crosses a threshold within its horizon."""
+def assess(outlook: Outlook, threshold: Threshold) -> Risk | None:
+    """Probability that exposure, its effect or the signal itself crosses a threshold within its horizon.
+
+    Returns:
+        None for a threshold on the signal itself while no reading of it counts: what nobody has measured is not told
+        ahead from what is usual in others.
+    """
     return METRICS[threshold.metric](outlook, threshold)
 
 
@@ -117,19 +131,45 @@ def _exceedance(metric: Callable[[Outlook, Threshold], NDArray[np.float64]]) -> 
     return assess_metric
 
 
-def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
-    """How far the drug lifts the signal, whatever the baseline: the highest rise ahead, in the signal's unit."""
+def followed_channel(outlook: Outlook, what: str) -> tuple[ChannelState, ChannelModel]:
+    """The channel's state and its model.
+
+    Raises:
+        MathsError: The model explains no signal, so `what` cannot be said.
+    """
     channel = outlook.therapy.model.channel
     if channel is None or outlook.channel is None:
-        raise MathsError(
-            f"{outlook.therapy.model.model} explains no signal, so {threshold.name} cannot be assessed"
-        )
-    cloud = outlook.cloud
-    peak = peak_concentration(outlook, threshold.horizon_h)
-    asked = (outlook.channel, channel.ec50_mg_L, peak, cloud.weights)
+        raise MathsError(f"{outlook.therapy.model.model} explains no signal, so {what} cannot be assessed")
+    return outlook.channel, channel_model(channel)
+
+
+def effect_rise(outlook: Outlook, threshold: Threshold) -> Risk:
+    """How far the drug moves the signal, whatever the baseline: the largest change ahead, in the signal's unit."""
+    state, model = followed_channel(outlook, threshold.name)
+    asked = (state, model, peak_driving(outlook, threshold.horizon_h), outlook.cloud.weights)
     chance = chance_of_rise(*asked, threshold.limit)
     metric = Interval(*(float(q) for q in rise_quantiles(*asked, QUANTILES)))
     return Risk(threshold.name, chance.probability, chance.error, metric)
+
+
+def extreme_signal(outlook: Outlook, threshold: Threshold) -> Risk | None:
+    """Highest, or lowest, value of the signal itself ahead; None while no reading of it counts."""
+    state, model = followed_channel(outlook, threshold.name)
+    if not state.heard:
+        return None
+    ahead = slice(outlook.now, _until(outlook, threshold.horizon_h))
+    extreme = extreme_ahead(
+        state,
+        model,
+        outlook.driving[:, ahead],
+        outlook.cloud.weights,
+        outlook.times_h[ahead],
+        threshold.limit,
+        QUANTILES,
+        lowest=threshold.crossed == "below",
+    )
+    metric = Interval(*(float(q) for q in extreme.quantiles))
+    return Risk(threshold.name, extreme.chance.probability, extreme.chance.error, metric)
 
 
 METRICS: dict[str, Metric] = {
@@ -140,6 +180,8 @@ METRICS: dict[str, Metric] = {
     "auc_total": _exceedance(total_auc),
     "second": _exceedance(highest_second),
     "effect_rise": effect_rise,
+    "signal_high": extreme_signal,
+    "signal_low": extreme_signal,
 }
 
 

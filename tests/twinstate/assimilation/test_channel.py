@@ -125,7 +125,7 @@ def test_occupancy_and_its_slope_are_those_of_the_solver() -> None:
     time_h = START_H + np.array([0.5, 1.0, 6.0, 20.0])
     factor = 1e-4 * np.eye(2)
     eta = np.array([0.1, -0.2])
-    expected, slope = considered_occupancy(therapy, eta, factor, 3.92, time_h)
+    expected, slope = considered_occupancy(therapy, eta, factor, MODEL, time_h)
     concentration, _, _ = solve(therapy, eta, time_h)
     np.testing.assert_allclose(expected, concentration / (3.92 + concentration), rtol=1e-7)
     for column in range(2):

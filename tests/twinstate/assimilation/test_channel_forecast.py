@@ -44,7 +44,7 @@ PRIOR = state(MODEL.mean, MODEL.covariance)
 
 
 def test_the_chance_of_a_rise_is_the_gaussian_tail_when_the_level_is_known() -> None:
-    chance = chance_of_rise(PRIOR, 3.92, np.full(8, 3.0), np.full(8, 0.125), 15.0)
+    chance = chance_of_rise(PRIOR, MODEL, np.full(8, 3.0), np.full(8, 0.125), 15.0)
     share = 3.0 / 6.92
     expected = norm.sf((15.0 - MODEL.mean[1] * share) / (math.sqrt(MODEL.covariance[1, 1]) * share))
     assert chance.probability == pytest.approx(expected, rel=1e-12)
@@ -55,14 +55,14 @@ def test_the_chance_weighs_the_points_and_its_error_is_theirs() -> None:
     peak, weights = np.array([1.0, 3.0, 6.0]), np.array([0.5, 0.3, 0.2])
     share = peak / (3.92 + peak)
     each = norm.sf((15.0 - MODEL.mean[1] * share) / (math.sqrt(MODEL.covariance[1, 1]) * share))
-    chance = chance_of_rise(PRIOR, 3.92, peak, weights, 15.0)
+    chance = chance_of_rise(PRIOR, MODEL, peak, weights, 15.0)
     assert chance.probability == pytest.approx(float(weights @ each), rel=1e-12)
     expected = math.sqrt(float(np.sum((weights * (each - weights @ each)) ** 2)))
     assert chance.error == pytest.approx(expected, rel=1e-9)
 
 
 def test_without_drug_in_the_body_there_is_no_rise() -> None:
-    assert chance_of_rise(PRIOR, 3.92, np.zeros(4), np.full(4, 0.25), 1e-9).probability == 0.0
+    assert chance_of_rise(PRIOR, MODEL, np.zeros(4), np.full(4, 0.25), 1e-9).probability == 0.0
 
 
 def test_a_high_baseline_is_not_taken_for_a_rise_by_the_drug() -> None:
@@ -76,7 +76,7 @@ def test_a_high_baseline_is_not_taken_for_a_rise_by_the_drug() -> None:
     for after in assimilate_windows(
         windows_of(value), QTC, CHANNEL, therapy, np.zeros(2), ETA_COVARIANCE, asked
     ):
-        assert chance_of_rise(after, 3.92, np.full(4, 2.7), weights, 30.0).probability < 0.05
+        assert chance_of_rise(after, MODEL, np.full(4, 2.7), weights, 30.0).probability < 0.05
 
 
 def test_quantiles_of_a_mixture_are_where_its_distribution_function_says() -> None:
@@ -105,7 +105,7 @@ def test_the_rise_has_the_quantiles_of_effect_times_occupancy() -> None:
     peak = np.exp(dice.normal(1.0, 0.3, 512))
     effect = dice.normal(MODEL.mean[1], math.sqrt(MODEL.covariance[1, 1]), (4000, 512))
     drawn = np.quantile(effect * peak / (3.92 + peak), [0.05, 0.5, 0.95])
-    found = rise_quantiles(PRIOR, 3.92, peak, np.full(512, 1.0 / 512), np.array([0.05, 0.5, 0.95]))
+    found = rise_quantiles(PRIOR, MODEL, peak, np.full(512, 1.0 / 512), np.array([0.05, 0.5, 0.95]))
     np.testing.assert_allclose(
         found, drawn, atol=0.05
     )  # Monte-Carlo error of two million draws, and to spare

@@ -230,6 +230,12 @@ def test_a_level_corrects_warfarin_through_the_inr_and_fluorouracil_also_through
 ) -> None:
     second = {name: m.analyte for name, m in library.models.items() if m.observes == "second"}
     assert second == {"warfarin-hamberg-2010": "inr"}
+    [home] = library.drugs["warfarin"].also_observed
+    assert (home.analyte, home.output) == ("inr_home_meter", "second")
+    # CoaguChek XS Pro beside the laboratory: 0.09 below 1.9, 0.29 at 2 to 3, 0.40 above 3; SD 0.32.
+    for reading, excess in ((1.2, 0.09), (2.5, 0.29), (4.6, 0.40), (3.0, 0.345)):
+        assert home.corrected(reading) == pytest.approx(reading - excess)
+    assert home.residual.additive == 0.32
     [count] = library.drugs["fluorouracil"].also_observed
     assert (count.analyte, count.output) == ("leukocytes", "second")
     assert tuple(count.residual) == (pytest.approx(math.sqrt(0.08), abs=1e-6), 0.0, True)
@@ -272,10 +278,14 @@ def test_alarms_carry_limit_horizon_status_source_and_version(library: Library) 
         ],
         "busulfan": [("auc_total", 101.0, "mg*h/L", 96.0, "V")],
         "fluorouracil": [("auc24", 15.65, "mg*h/L", 48.0, "C")],
-        "metoprolol": [("concentration", 0.080, "mg/L", 24.0, "R")],
-        "carvedilol": [],
-        "moxifloxacin": [("effect_rise", 30.0, "ms", 24.0, "R")],
-        "fentanyl": [],
+        "metoprolol": [
+            ("concentration", 0.080, "mg/L", 24.0, "R"),
+            ("signal_low", 50.0, "/min", 4.0, "R"),
+            ("signal_low", 40.0, "/min", 4.0, "R"),
+        ],
+        "carvedilol": [("signal_low", 50.0, "/min", 4.0, "R"), ("signal_low", 40.0, "/min", 4.0, "R")],
+        "moxifloxacin": [("effect_rise", 30.0, "ms", 24.0, "R"), ("signal_high", 500.0, "ms", 24.0, "R")],
+        "fentanyl": [("signal_low", 10.0, "/min", 4.0, "R"), ("signal_low", 8.0, "/min", 4.0, "R")],
         "remifentanil": [("second", 0.00092, "mg/L", 24.0, "V")],
         "imatinib": [("trough", 2.0, "mg/L", 48.0, "V"), ("trough", 3.0, "mg/L", 48.0, "V")],
         "quinidine": [("concentration", 5.0, "mg/L", 24.0, "R")],
@@ -304,6 +314,47 @@ def test_moxifloxacins_channel_is_the_papers_and_says_what_it_assumes(library: L
     assumed = {name for name, provenance in channel.provenance.items() if provenance.status == "A"}
     assert assumed == {"clock_zero", "noise_time_constant", "baseline_drift_per_sqrt_hour"}
     assert channel.keep_h == 72.0
+
+
+def test_channels_of_heart_rate_and_breathing_are_the_papers_and_say_what_nobody_published(
+    library: Library,
+) -> None:
+    heart, breath = library.drugs["carvedilol"].channel, library.drugs["fentanyl"].channel
+    assert heart is not None
+    assert breath is not None
+    assert (heart.signal, heart.baseline_typical, heart.emax, heart.ec50_mg_L) == (
+        "heart_rate",
+        60.4,
+        30.7,
+        0.0165,
+    )
+    assert (heart.baseline_cv, heart.emax_cv, heart.follows) == (0.135, 0.654, "concentration")
+    # The paper's own equation with a drive D, less its value without drug, is Emax s C / (IC50 / (1 - s) + C),
+    # s = D / (ED50 + D): for a little drive, IC50, and an unknown part s of Emax.
+    drive, level = 1e-6, 0.02
+    part = drive / (0.685 + drive)
+    fall = 30.7 * part - 30.7 * drive / (0.685 * (1.0 + level / 0.0165) + drive)
+    assert fall == pytest.approx(heart.emax * part * level / (heart.ec50_mg_L + level), rel=1e-4)
+    # kon C^n = koff at half occupancy, in pmol/L, of 336.5 g/mol.
+    assert 3.081e-5 * (breath.ec50_mg_L * 1e9 / 336.5) ** breath.hill == pytest.approx(0.004331, rel=0.005)
+    assert (breath.signal, breath.follows, breath.emax, breath.exponent) == (
+        "respiratory_rate",
+        "second",
+        1.0,
+        0.9,
+    )
+    for channel in (heart, breath):
+        assert channel.falls
+        assert channel.part == (0.0, 1.0)
+        assert channel.provenance["part_of_effect"].status == "A"
+    assert breath.relative
+    assert not heart.relative
+    metoprolol = library.drugs["metoprolol"].channel
+    assert metoprolol is not None
+    # 28.3 % at most, half of it at 89 nmol/L of 267.4 g/mol; in patients without a baseline of their own yet.
+    assert (metoprolol.emax, metoprolol.relative, metoprolol.falls) == (0.283, True, True)
+    assert metoprolol.ec50_mg_L == pytest.approx(89e-9 * 267.4 * 1e3, rel=0.001)
+    assert metoprolol.provenance["baseline"].status == "A"
 
 
 def test_every_number_has_a_status_and_a_source(library: Library) -> None:

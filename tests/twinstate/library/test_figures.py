@@ -231,8 +231,8 @@ def case(**changes: object) -> Edit:
         ),
         (
             FLUOROURACIL,
-            lambda d: d["also_observed"][0].update(observes="concentration"),
-            "also_observed[0].observes is concentration, which the analyte of the file reads already",
+            lambda d: d["also_observed"][0].update(analyte="fluorouracil"),
+            "also_observed[0].analyte is fluorouracil, which the file reads already",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,6 +269,20 @@ def test_a_clearance_in_the_wrong_unit_is_caught_by_the_papers_own_case(config: 
     assert "mL/min is 3.8" in said
 
 
+def part(low: float, high: float) -> dict[str, Any]:
+    return {"low": low, "high": high, "status": "A", "reason": "nobody published it"}
+
+
+@pytest.mark.parametrize("points", [[[2.5, 0.2], [1.9, 0.1]], [[1.9, 0.5]]])
+def test_a_meters_bias_must_ascend_and_be_smaller_than_any_reading(
+    config: Path, points: list[list[float]]
+) -> None:
+    warfarin = "drugs/warfarin-hamberg-2010.yaml"
+    said = refusal(config, warfarin, lambda d: d["also_observed"][0]["reads_high"].update(points=points))
+    assert said.startswith("also_observed[0].reads_high.points is [[")
+    assert "readings must ascend, and no excess reach the lowest reading there is" in said
+
+
 @pytest.mark.parametrize(
     ("edit", "wanted"),
     [
@@ -290,6 +305,34 @@ def test_a_clearance_in_the_wrong_unit_is_caught_by_the_papers_own_case(config: 
         (
             lambda d: d["channel"]["residual_cv"].update(unit="ms"),
             "channel.residual_cv.unit is ms, but this is a fraction",
+        ),
+        (
+            lambda d: d["channel"]["emax"].pop("unit"),
+            "channel.emax is 34.7, but without a unit it is a fraction of the baseline, at most 1; else",
+        ),
+        (
+            lambda d: d["channel"].pop("emax_between_subject_cv"),
+            "channel.emax_between_subject_cv is missing, but nothing says how patients differ",
+        ),
+        (
+            lambda d: d["channel"].update(follows="second"),
+            "channel.follows is second, but the model has no effect site",
+        ),
+        (
+            lambda d: d["channel"].pop("clock_zero"),
+            "channel.clock_zero is missing, but rhythms need the hour of UTC",
+        ),
+        (
+            lambda d: d["channel"].update(part_of_effect=part(1.0, 0.5)),
+            "channel.part_of_effect is 1 to 0.5, but low must be below high",
+        ),
+        (
+            lambda d: (
+                d["channel"].update(part_of_effect=part(0.0, 1.0)),
+                d["thresholds"]["qtc_absolute"].update(status="V"),
+            ),
+            "thresholds.qtc_absolute.status is V, but channel.part_of_effect has status A, so the alarm is unverified; "
+            "give it status R",
         ),
     ],
 )
