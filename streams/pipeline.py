@@ -17,12 +17,15 @@ from typing import Any
 
 import msgspec
 
+from streams.activation import Activation, read_activation
 from streams.codec import Accepted, Decoder, Refusal
 from streams.fingerprint import fingerprint_of
 from streams.ports import BatchOutcome, Outgoing, RawRecord, StoredTwin
-from twinstate.library import Library, load_library
+from streams.releases import MissingLibraryError, Releases, load_releases
+from twinstate.library import Library
 from twinstate.outlook import Memo
-from twinstate.risk.episodes import Episode, Transition, event_id
+from twinstate.risk.episodes import RETRACTED, Episode, Transition, event_id
+from twinstate.succession import breaches
 from twinstate.timeline import Outcome
 from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
 
@@ -34,46 +37,108 @@ LARGEST_OUTBOX_BODY = 256 * 1024
 MEMO_SIZE = 4096
 
 
+@dataclass(frozen=True)
+class Change:
+    """An activation that holds: the library in effect from its place on; None when it is in effect already."""
+
+    activation: Activation
+    library: Library | None
+
+
 @dataclass
 class Batch:
     """A decoded batch, in offset order."""
 
-    records: list[tuple[RawRecord, Accepted | Refusal]]
+    records: list[tuple[RawRecord, Accepted | Refusal | Change]]
     patients: list[str]
 
 
 class Pipeline:
     """The twins of one partition, hot in memory, and how records change them."""
 
-    def __init__(self, library: Library, partition: int, partitions: int, source: str = EVENT_SOURCE) -> None:
+    def __init__(
+        self,
+        library: Library,
+        partition: int,
+        partitions: int,
+        source: str = EVENT_SOURCE,
+        releases: Releases | None = None,
+    ) -> None:
         """Begin with no twin in memory.
 
         Args:
-            library: Models, signals and policy.
+            library: Models, signals and policy that the log begins under.
             partition: Which one this is.
             partitions: How many the topic has.
             source: CloudEvents source of the risk events; part of every episode's name.
+            releases: Libraries that the log may activate; None for the first one alone.
         """
         self.rules = Rules(library, source)
         self.partition = partition
+        self._partitions = partitions
+        self._releases = Releases(library) if releases is None else releases
         self._decoder = Decoder(library, partition, partitions)
         self._twins: dict[str, Twin] = {}
         self._memo = Memo(MEMO_SIZE)
 
     @property
     def fingerprint(self) -> str:
-        """Whatever could change a bit of a stored twin: code, library, interpreter, arithmetic."""
+        """Whatever could change a bit of a twin (code, library, interpreter, arithmetic), where the log begins."""
+        return fingerprint_of(self._releases.first)
+
+    @property
+    def active(self) -> str:
+        """The fingerprint under the library in effect now."""
         return fingerprint_of(self.rules.library)
 
+    def fingerprints(self) -> tuple[str, ...]:
+        """Every fingerprint it can go on under."""
+        return self._releases.fingerprints()
+
+    def stand_under(self, fingerprint: str) -> None:
+        """Go on under the library with which twins of this fingerprint were made.
+
+        Raises:
+            MissingLibraryError: It was taken away since the partition was acquired.
+        """
+        library = self._releases.of_twins(fingerprint)
+        if library is None:
+            raise MissingLibraryError(
+                f"partition {self.partition}: no library here makes twins of fingerprint {fingerprint} any more. Put "
+                "the release it was activated from back below config/releases"
+            )
+        self._take_effect(library)
+
     def decode(self, records: Sequence[RawRecord]) -> Batch:
-        """Turn bytes into entries, or into refusals with their reason."""
-        decoded = [(raw, self._decoder.decode(raw)) for raw in records]
+        """Turn bytes into entries, or into refusals with their reason, each under the library in effect at its place.
+
+        Raises:
+            MissingLibraryError: One is activated that is not here.
+        """
+        library, decoder = self.rules.library, self._decoder
+        decoded: list[tuple[RawRecord, Accepted | Refusal | Change]] = []
+        for raw in records:
+            asked = read_activation(raw)
+            if asked is None:
+                decoded.append((raw, decoder.decode(raw)))
+                continue
+            change = (
+                judge_activation(asked, library, self._releases) if isinstance(asked, Activation) else asked
+            )
+            decoded.append((raw, change))
+            if isinstance(change, Change) and change.library is not None:
+                library = change.library
+                decoder = Decoder(library, self.partition, self._partitions)
         patients = dict.fromkeys(d.patient for _, d in decoded if isinstance(d, Accepted))
         return Batch(decoded, list(patients))
 
-    def missing(self, batch: Batch) -> list[str]:
-        """Patients of the batch whose twins are not in memory."""
-        return [p for p in batch.patients if p not in self._twins]
+    def touches_all(self, batch: Batch) -> bool:
+        """Whether another library takes effect in the batch."""
+        return any(isinstance(d, Change) and d.library is not None for _, d in batch.records)
+
+    def missing(self, batch: Batch, stored: Sequence[str] = ()) -> list[str]:
+        """Patients of the batch, and of the stored ones, whose twins are not in memory."""
+        return [p for p in dict.fromkeys((*batch.patients, *stored)) if p not in self._twins]
 
     def remember(self, patient: str, stored: StoredTwin | None) -> None:
         """Take a twin into memory; None begins a new one."""
@@ -97,8 +162,16 @@ class Pipeline:
         counts: Counter[str] = Counter()
         trace: list[Mapping[str, Any]] = []
         changed: dict[str, None] = {}
+        fingerprint = ""
         for raw, decoded in batch.records:
             progress()
+            if isinstance(decoded, Change):
+                counts["duplicate" if decoded.library is None else "activated"] += 1
+                trace.append(_trace_change(raw, decoded))
+                if decoded.library is not None:
+                    outgoing += self._adopt(decoded.library, raw, changed, counts, progress)
+                    fingerprint = self.active
+                continue
             if isinstance(decoded, Refusal):
                 outgoing.append(dead_letter(raw, decoded, self.partition, 1))
                 counts[f"dead_letters.{decoded.reason}"] += 1
@@ -134,7 +207,39 @@ class Pipeline:
             outgoing=outgoing,
             counts=dict(counts),
             trace=b"\n".join(msgspec.json.encode(line) for line in trace),
+            fingerprint=fingerprint,
         )
+
+    def _adopt(
+        self,
+        library: Library,
+        raw: RawRecord,
+        changed: dict[str, None],
+        counts: Counter[str],
+        progress: Callable[[], None],
+    ) -> list[Outgoing]:
+        """Derive every twin again under another library; the events are this record's, patients in order."""
+        before = self.rules.library
+        self._take_effect(library)
+        outgoing: list[Outgoing] = []
+        for patient, twin in sorted(self._twins.items()):
+            if twin.blank:
+                continue
+            progress()
+            changed[patient] = None
+            for transition in twin.adopt(self.rules):
+                # What was a mistake is described as it was told, by the limit that counted then.
+                undone = transition.type == RETRACTED
+                described = describe_episode(transition.episode, before) if undone else None
+                n = len(outgoing) + 1
+                outgoing.append(risk_event(raw, n, twin, transition, self.rules, described))
+                counts[f"events.{transition.type}"] += 1
+        return outgoing
+
+    def _take_effect(self, library: Library) -> None:
+        if library.fingerprint != self.rules.library.fingerprint:
+            self.rules = Rules(library, self.rules.source)
+            self._decoder = Decoder(library, self.partition, self._partitions)
 
 
 def create_pipeline(library_dir: str, partition: int, partitions: int, group: str) -> Pipeline:
@@ -146,7 +251,28 @@ def create_pipeline(library_dir: str, partition: int, partitions: int, group: st
         partitions: How many the topic has.
         group: The consumer group; it names keys in the store and enters no twin and no event.
     """
-    return Pipeline(load_library(Path(library_dir)), partition, partitions)
+    releases = load_releases(Path(library_dir))
+    return Pipeline(releases.first, partition, partitions, releases=releases)
+
+
+def judge_activation(asked: Activation, library: Library, releases: Releases) -> Change | Refusal:
+    """Say what an activation does where `library` is in effect.
+
+    Raises:
+        MissingLibraryError: The library it names is not here, so nothing can be said.
+    """
+    if asked.library == library.fingerprint:
+        return Change(asked, None)
+    wanted = releases.of_content(asked.library)
+    wrong = breaches(library, wanted)
+    if wrong:
+        return Refusal(
+            "unfit_library",
+            f"library {asked.library[:12]} cannot follow {library.fingerprint[:12]} in mid-stream: {'; '.join(wrong)}. "
+            "Make it the first library and derive the twins again: twin rebuild",
+            None,
+        )
+    return Change(asked, wanted)
 
 
 def moment(nanoseconds: int) -> str:
@@ -279,6 +405,20 @@ def index_row(document: TwinDocument) -> bytes:
             ),
         }
     )
+
+
+def _trace_change(raw: RawRecord, change: Change) -> Mapping[str, Any]:
+    """A line of the trace about an activation: it names no patient."""
+    asked = change.activation
+    return {
+        "offset": raw.offset,
+        "kind": "model.activate",
+        "source": asked.source,
+        "id": asked.id,
+        "outcome": "duplicate" if change.library is None else "activated",
+        "reason": f"library {asked.library[:12]}"
+        + (" is in effect already" if change.library is None else " is in effect from here on"),
+    }
 
 
 def _trace(raw: RawRecord, record: tuple[Any, ...] | None, outcome: str, reason: str) -> Mapping[str, Any]:

@@ -240,6 +240,11 @@ class Timeline:
             self.highest = hour
             self._forget(rules)
 
+    def trim(self, rules: TimeRules) -> None:
+        """Forget what has left memory under other rules than before."""
+        if self.highest is not None:
+            self._forget(rules)
+
     def points(self, rules: TimeRules) -> list[int]:
         """Evaluation points still open, up to the watermark, ascending: fixed in event time, whatever the arrival."""
         if self.watermark is None:

@@ -29,6 +29,7 @@ from twinstate.risk.episodes import (
     PointRisk,
     Transition,
     announce,
+    retell,
     tell_story,
 )
 from twinstate.telemetry import Stored, Telemetry
@@ -37,6 +38,7 @@ from twinstate.timeline import Outcome, Timeline, TimeRules, Verdict, hour_end
 from twinstate.types import NS_PER_HOUR
 
 FORMAT = 2
+_BEFORE_ALL = -(2**63)
 
 
 class StandingEpisode(msgspec.Struct, frozen=True, array_like=True):
@@ -142,6 +144,30 @@ class Twin:
 
     def follow(self, since: int, rules: Rules) -> list[Transition]:
         """Evaluate every point from `since` on (and any that failed), tell the story again, say what is new."""
+        self._decide_again(since, rules)
+        transitions, self.announced = announce(self.story, self.announced)
+        return transitions
+
+    def adopt(self, rules: Rules) -> list[Transition]:
+        """Go on under another library: every open point is evaluated again, closed ones stay as they were decided.
+
+        Args:
+            rules: From here on; their library may follow the one so far (`twinstate.succession`).
+
+        Returns:
+            Transitions of what stands, by the story or for a subscriber; what is over on both sides is history.
+        """
+        self._decide_again(_BEFORE_ALL, rules)
+        transitions, self.announced = retell(self.story, self.announced)
+        self.timeline.trim(rules.times)
+        return transitions
+
+    @property
+    def blank(self) -> bool:
+        """Whether no record was ever accepted."""
+        return not self.timeline.entries and not self.timeline.frames and self.timeline.gone_until is None
+
+    def _decide_again(self, since: int, rules: Rules) -> None:
         closed = self._close(rules)
         decisions = [d for d in self.decisions if closed is not None and d.at < closed]
         kept = {d.at: d for d in self.decisions if d.at < since and not d.failure}
@@ -156,8 +182,6 @@ class Twin:
             decisions.append(known)
         self.decisions = decisions
         self.story = tell_story(decisions, rules.library.policy, rules.source, self.patient, self.opening)
-        transitions, self.announced = announce(self.story, self.announced)
-        return transitions
 
     def freeze(self, rules: Rules) -> StoredTwin:
         """Estimate every drug at the watermark and give the twin as bytes."""

@@ -161,6 +161,39 @@ def fence(
     say(done.next)
 
 
+@ops.command()
+def activate(
+    release: Annotated[
+        str, typer.Argument(help="Folder below config/releases; `first` is the library in config/ itself.")
+    ],
+    send: Annotated[
+        bool, typer.Option("--send", help="Put it into effect; without it nothing is sent.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let another release of the library take effect at one place of every partition.
+
+    The release must lie below config/releases on every machine that runs workers or the API; a worker that lacks it
+    ends with status 78. At its place every twin of the partition is derived again, which takes a while, and what then
+    stands differently is told. What came before stays as it was read.
+
+    Examples: `twin ops activate 2026-12`, `twin ops activate 2026-12 --send`, `twin ops activate first --send`
+    """
+    from streams.operations.activate import activate as run
+
+    done = run(settings(), release, send=send)
+    if as_json:
+        show_json(json.dumps(done._asdict(), indent=2))
+        return
+    for change in done.changes or ("no model changes",):
+        typer.echo(change)
+    if not send:
+        say(f"nothing was sent: {done.twins} twins would be derived again; the same with --send")
+        return
+    show_table("In effect from", ("partition>", "offset>"), sorted(done.places.items()))
+    say(f"{done.twins} twins are derived again as workers come there; twin ops status, twin trace {done.id}")
+
+
 def _place(text: str) -> tuple[int, int]:
     found = PLACE.match(text)
     if found is None:

@@ -11,11 +11,10 @@ from streams.adapters.log_reader import LogReader
 from streams.adapters.redis_rebuild import RebuildStore
 from streams.adapters.redis_store import PartitionMeta
 from streams.adapters.topics import read_topics
-from streams.fingerprint import fingerprint_of
 from streams.operations import ask_store
 from streams.ports import OUTBOXES
+from streams.releases import load_releases
 from streams.settings import Settings
-from twinstate.library import load_library
 from twinstate.twin import FORMAT
 
 # A worker that has not written for so long while records or messages wait is away or stuck.
@@ -57,7 +56,7 @@ class Stands(NamedTuple):
 class Expected(NamedTuple):
     """What this code, library and settings are: what a partition is held against."""
 
-    fingerprint: str
+    fingerprints: tuple[str, ...]
     format: int
     outbox_limit: int
 
@@ -78,7 +77,7 @@ def status(settings: Settings) -> Status:
     """
     topics = read_topics(settings.paths.topics)
     expected = Expected(
-        fingerprint_of(load_library(settings.paths.library)), FORMAT, settings.worker.outbox_max_messages
+        load_releases(settings.paths.library).fingerprints(), FORMAT, settings.worker.outbox_max_messages
     )
     found = []
     with LogReader(settings.kafka.connection(), topics.names.records) as log:
@@ -136,10 +135,10 @@ def needs(stands: Stands, expected: Expected) -> Iterator[str]:
             f"it holds twins of state format {', '.join(map(str, other))}, this code reads {expected.format}: "
             f"stop the workers and derive them again, twin rebuild --partition {stands.partition}"
         )
-    elif stands.fingerprint != expected.fingerprint:
+    elif stands.fingerprint not in expected.fingerprints:
         yield (
             f"its twins were made under fingerprint {stands.fingerprint}, code and library here are "
-            f"{expected.fingerprint}: run the version that made them, or stop the workers and derive them again, "
+            f"{expected.fingerprints[0]}: run the version that made them, or stop the workers and derive them again, "
             f"twin rebuild --partition {stands.partition}"
         )
     for outbox, count in stands.waiting.items():

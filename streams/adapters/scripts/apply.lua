@@ -1,7 +1,7 @@
 #!lua
 -- Write one batch: everything, or, for any answer but OK, nothing.
 -- KEYS  meta, twins, versions, standing, index, risk outbox, dead-letter outbox, audit, trace, counters
--- ARGV  epoch, owner, begin, end, risk limit, dead-letter limit, audit limit, trace limit, trace,
+-- ARGV  epoch, owner, begin, end, risk limit, dead-letter limit, audit limit, trace limit, trace, fingerprint from here on or '',
 --       then five lists, each after its length: twins (patient, version expected, bytes), standing (patient, bytes),
 --       index (patient, bytes), risk and dead letters (id, key, headers, '1' with a value or '0', value),
 --       counters (name, addend)
@@ -25,7 +25,7 @@ if last <= first then
   return redis.error_reply('ERR apply: the batch [' .. ARGV[3] .. ', ' .. ARGV[4] .. ') is empty')
 end
 
-local cursor = 10
+local cursor = 11
 local function list(width)
   local from, count = cursor + 1, tonumber(ARGV[cursor])
   cursor = from + count * width
@@ -144,6 +144,9 @@ redis.call('XADD', KEYS[8], 'MAXLEN', '~', ARGV[7], '*',
   'epoch', ARGV[1], 'owner', ARGV[2], 'begin', ARGV[3], 'end', ARGV[4])
 if ARGV[9] ~= '' then
   redis.call('XADD', KEYS[9], 'MAXLEN', '~', ARGV[8], '*', 'begin', ARGV[3], 'end', ARGV[4], 'lines', ARGV[9])
+end
+if ARGV[10] ~= '' then
+  redis.call('HSET', meta, 'fingerprint', ARGV[10])
 end
 local now = redis.call('TIME')
 redis.call('HSET', meta, 'next', ARGV[4],
