@@ -18,6 +18,7 @@ from streams.records import (
     SCHEMA,
     DosePayload,
     DoseRecord,
+    ForgetRecord,
     LabPayload,
     LabRecord,
     PatientPayload,
@@ -40,6 +41,7 @@ from twinstate.history import (
     Discharge,
     Dose,
     Entry,
+    Forget,
     Frame,
     Lab,
     PatientFacts,
@@ -127,6 +129,8 @@ class Decoder:
                 raise _Refused(
                     "implausible", f"event_time is {record.event_time}, before 1900; check the sender's clock"
                 )
+            if isinstance(record, ForgetRecord) and record.cancelled:
+                raise _Refused("wrong_schema", "cancelled is true, but what was forgotten cannot come back")
             content = None if record.cancelled else self._content(record)
         except _Refused as refused:
             return Refusal(refused.reason, refused.text, None if record is None else _named(record))
@@ -193,6 +197,8 @@ class Decoder:
         if payload is None:
             if isinstance(record, TickRecord):
                 return Tick()
+            if isinstance(record, ForgetRecord):
+                return Forget()
             if _kind(record) == "discharge":
                 return Discharge()
             raise _Refused(
@@ -209,6 +215,8 @@ class Decoder:
             return self._lab(payload)
         if isinstance(payload, WearablePayload):
             return self._frame(payload, to_ns(record.event_time))
+        if isinstance(record, ForgetRecord):
+            return Forget()
         return Tick() if isinstance(record, TickRecord) else Discharge()
 
     def _facts(self, payload: PatientPayload) -> PatientFacts:

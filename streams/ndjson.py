@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streams.codec import Decoder, Refusal
+from streams.codec import Accepted, Decoder, Refusal
 from streams.ports import RawRecord
 from streams.releases import Releases
 from twinstate.library import Library
@@ -59,6 +59,8 @@ class Checker:
         if isinstance(decoded, Refusal) and self._releases is not None:
             others = (Decoder(one, None, 1).decode(raw) for one in self._releases.others.values())
             decoded = next((one for one in others if not isinstance(one, Refusal)), decoded)
+        if isinstance(decoded, Accepted) and decoded.entry.kind == "forget":
+            decoded = Refusal("wrong_schema", "erasure is an operator's act: twin forget PATIENT", None)
         return Line(number, body, patient, decoded if isinstance(decoded, Refusal) else None)
 
 

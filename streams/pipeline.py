@@ -27,7 +27,7 @@ from twinstate.outlook import Memo
 from twinstate.risk.episodes import RETRACTED, Episode, Transition, event_id
 from twinstate.succession import breaches
 from twinstate.timeline import Outcome
-from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
+from twinstate.twin import FORGOTTEN, Rules, Twin, TwinDocument, encode, thaw
 
 EVENT_SOURCE = "urn:twin-updater"
 EVENT_TYPE = "org.twin-updater.risk.{}.v1"
@@ -203,7 +203,10 @@ class Pipeline:
                 p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()
             },
             standing={p: standing_episodes(self._twins[p], self.rules) for p in changed},
-            index={p: index_row(document) for p, (document, _) in documents.items()},
+            index={
+                p: b"" if document.state == FORGOTTEN else index_row(document)
+                for p, (document, _) in documents.items()
+            },
             outgoing=outgoing,
             counts=dict(counts),
             trace=b"\n".join(msgspec.json.encode(line) for line in trace),
@@ -223,7 +226,7 @@ class Pipeline:
         self._take_effect(library)
         outgoing: list[Outgoing] = []
         for patient, twin in sorted(self._twins.items()):
-            if twin.blank:
+            if twin.timeline.blank:
                 continue
             progress()
             changed[patient] = None

@@ -161,6 +161,37 @@ def fence(
     say(done.next)
 
 
+@app.command(rich_help_panel="Run")
+def forget(
+    patient: Annotated[str, typer.Argument(help="His pseudonym.")],
+    send: Annotated[bool, typer.Option("--send", help="Erase him; without it nothing is changed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase one patient from the live store: twin, list row, standing episodes (told as cleared), trace.
+
+    It cannot be taken back. A record goes through the log, so a rebuild or a replay erases him again; what tells of the
+    time before is dropped from then on, a later record makes a newcomer. The log itself, both output topics and backups
+    keep what they have (docs/operations.md). Exit status 1 when no worker has applied it yet.
+
+    Examples: `twin forget p-17`, `twin forget p-17 --send`
+    """
+    from streams.operations.forget import forget as run
+
+    done = run(settings(), patient, send=send)
+    if as_json:
+        show_json(json.dumps(done._asdict(), indent=2))
+    else:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(done.records.items())) or "no records"
+        typer.echo(f"{patient} is {done.state}: {kinds}, {done.standing} standing episodes")
+        if not send:
+            say("nothing was changed: this was a dry run; the same with --send")
+        elif done.erased:
+            say(f"erased, and {done.trace_batches} batches of the trace with him")
+        else:
+            say("sent, and not applied yet: start a worker (twin worker), then run this again for the trace")
+    raise typer.Exit(0 if done.erased or not send else 1)
+
+
 @ops.command()
 def activate(
     release: Annotated[

@@ -1,4 +1,5 @@
-"""What whoever runs the service does by hand: see how partitions stand, verify twins, send again, fence."""
+"""What whoever runs the service does by hand: see how partitions stand, verify twins, send again,
+fence, activate a library, forget a patient."""
 
 from __future__ import annotations
 

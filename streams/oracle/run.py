@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streams.activation import Activation, read_activation
 from streams.codec import Decoder, Refusal, partition_of
@@ -14,14 +14,16 @@ from streams.oracle.acceptance import (
     LATE,
     Chart,
     accept,
+    erase,
     forget,
     hour_reached,
+    is_empty,
     judge,
     nanoseconds,
     watermark_of,
 )
 from streams.oracle.document import canonical_bytes
-from streams.oracle.episodes import Point, Spell, Told, evaluate, spells_of, tell, tell_what_stands
+from streams.oracle.episodes import Event, Point, Spell, Told, evaluate, spells_of, tell, tell_what_stands
 from streams.oracle.messages import dead_letter, risk_event
 from streams.ports import Outgoing, RawRecord
 from streams.releases import Releases
@@ -80,6 +82,11 @@ class Account:
             partition: [dict(event.headers)["ce_id"].decode() for event in events]
             for partition, events in self.risk.items()
         }
+
+
+def known(chart: Chart) -> bool:
+    """Whether there is something to store: records, or that there were some."""
+    return bool(chart) or chart.erased_until is not None
 
 
 class Oracle:
@@ -148,14 +155,18 @@ class Oracle:
                 refused.append(dead_letter(raw, outcome, partition))
                 continue
             self._counts[outcome] += 1
-            if outcome == APPLIED:
+            if outcome == APPLIED and decoded.entry.kind == "forget":
+                risk.extend(self._forget(decoded.patient, patient, decoded.entry, raw, library))
+            elif outcome == APPLIED:
                 events = self._follow(decoded.patient, patient, decoded.entry, raw, library)
                 risk.extend(events)
 
     def account(self) -> Account:
         """The twins now, and everything emitted so far."""
         return Account(
-            twins={name: self._document(name, p) for name, p in sorted(self._patients.items()) if p.chart},
+            twins={
+                name: self._document(name, p) for name, p in sorted(self._patients.items()) if known(p.chart)
+            },
             risk=self._risk,
             dead_letters=self._dead_letters,
             counts=dict(self._counts),
@@ -176,7 +187,7 @@ class Oracle:
         self._active[partition] = library
         messages: list[Outgoing] = []
         for name, patient in sorted(self._patients.items()):
-            if not patient.chart or partition_of(name.encode(), self._partitions) != partition:
+            if is_empty(patient.chart) or partition_of(name.encode(), self._partitions) != partition:
                 continue
             closed = None if patient.hour is None else patient.hour - nanoseconds(library.policy.revise_h)
             patient.computed = {
@@ -194,6 +205,24 @@ class Oracle:
                 number = len(messages) + 1
                 messages.append(risk_event(raw, number, name, event, self._source, watermark, described))
         return "activated", messages
+
+    def _forget(
+        self, name: str, patient: Patient, entry: Entry, raw: RawRecord, library: Library
+    ) -> list[Outgoing]:
+        """Leave nothing of a patient but until when, and end what subscribers hold to be standing."""
+        chart = erase(patient.chart, entry.event_time)
+        until = chart.erased_until
+        assert until is not None
+        standing = [known for known in patient.told.values() if known.type in ("raised", "updated")]
+        standing.sort(key=lambda known: (known.spell.drug, known.spell.threshold, known.spell.crossing))
+        self._patients[name] = Patient(chart)
+        messages = []
+        for number, known in enumerate(standing, start=1):
+            self._counts["events.cleared"] += 1
+            spell = replace(known.spell, ended=until, reason="forgotten", latest=until)
+            event = Event("cleared", spell, known.revision + 1, None, None)
+            messages.append(risk_event(raw, number, name, event, self._source, 0, library))
+        return messages
 
     def _follow(
         self, name: str, patient: Patient, entry: Entry, raw: RawRecord, library: Library

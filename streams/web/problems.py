@@ -30,6 +30,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "no-such-twin": Kind(HTTPStatus.NOT_FOUND, "There is no twin of this patient"),
+    "forgotten": Kind(HTTPStatus.GONE, "The patient was forgotten"),
     "no-such-drug": Kind(HTTPStatus.NOT_FOUND, "The twin has no such drug"),
     "which-drug": Kind(HTTPStatus.BAD_REQUEST, "The twin has several drugs"),
     "no-estimate": Kind(HTTPStatus.CONFLICT, "The twin cannot be forecast as it stands"),

@@ -67,7 +67,7 @@ class Episode(msgspec.Struct, frozen=True, array_like=True):
         crossing: Evaluation point that raised it, UTC ns.
         severity: `moderate` or `high`, as it last was.
         ended: Point that ended it, UTC ns; None while it stands.
-        reason: Why it ended: `below` or `discharged`; empty while it stands.
+        reason: Why it ended: `below`, `discharged` or `forgotten`; empty while it stands.
         latest: Point whose numbers describe it now, UTC ns.
         risk: Numbers of that point.
     """
