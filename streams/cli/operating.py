@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -223,6 +224,62 @@ def activate(
         return
     show_table("In effect from", ("partition>", "offset>"), sorted(done.places.items()))
     say(f"{done.twins} twins are derived again as workers come there; twin ops status, twin trace {done.id}")
+
+
+@ops.command()
+def backup(
+    directory: Annotated[
+        Path, typer.Argument(help="Takes the snapshot, or holds it; one folder a backup.", metavar="FOLDER")
+    ],
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only look into the snapshot that is there, without touching Redis."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let Redis write a snapshot of all partitions in one moment, copy it, and look whether it could be restored.
+
+    A Redis of its own loads the copy: positions are compared with the log, state format and fingerprint with the code
+    and libraries here. Exit status 1 when something stands against restoring it. How to restore: docs/operations.md.
+
+    Examples: `twin ops backup backups/2026-12-01`, `twin ops backup backups/2026-12-01 --check`
+    """
+    from streams.operations.backup import look, save
+
+    chosen = settings()
+    if not check:
+        saved = save(chosen, directory)
+        if saved.copy is None:
+            raise UserError(
+                f"Redis wrote {saved.server_file} on its machine, which cannot be seen from here: copy it to "
+                f"{directory}/dump.rdb, then twin ops backup {directory} --check"
+            )
+    found = look(chosen, directory)
+    if as_json:
+        content = {**found._asdict(), "partitions": [one._asdict() for one in found.partitions]}
+        show_json(json.dumps(content, indent=2))
+    else:
+        show_table(
+            f"{found.file}, {found.bytes} bytes",
+            ("partition>", "next>", "log>", "to read again>", "format", "fingerprint"),
+            (
+                (
+                    one.partition,
+                    "-" if one.instance is None else one.next_offset,
+                    f"{one.first_offset} to {one.end_offset}",
+                    one.lag,
+                    ", ".join(map(str, one.formats)),
+                    one.fingerprint,
+                )
+                for one in found.partitions
+            ),
+        )
+        say(f"SHA-256 {found.sha256}")
+        for partition, text in found.wrong:
+            say(text if partition is None else f"partition {partition}: {text}")
+        if not found.wrong:
+            say("nothing stands against restoring it")
+    raise typer.Exit(1 if found.wrong else 0)
 
 
 def _place(text: str) -> tuple[int, int]:

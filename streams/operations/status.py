@@ -66,6 +66,7 @@ class Status(NamedTuple):
 
     partitions: tuple[Stands, ...]
     needs: tuple[tuple[int, str], ...]
+    expected: Expected
 
 
 def status(settings: Settings) -> Status:
@@ -88,7 +89,7 @@ def status(settings: Settings) -> Status:
             lag = max(0, end - (first if stands.instance is None else stands.next_offset))
             found.append(stands._replace(first_offset=first, end_offset=end, lag=lag))
     return Status(
-        tuple(found), tuple((one.partition, text) for one in found for text in needs(one, expected))
+        tuple(found), tuple((one.partition, text) for one in found for text in needs(one, expected)), expected
     )
 
 
@@ -119,6 +120,28 @@ def needs(stands: Stands, expected: Expected) -> Iterator[str]:
     if stands.instance is None:
         yield "no worker has ever acquired it: start one, twin worker"
         return
+    yield from misfits(stands, expected)
+    for outbox, count in stands.waiting.items():
+        if count >= expected.outbox_limit:
+            yield (
+                f"outbox {outbox} is full ({count} of {expected.outbox_limit}), so nothing is taken in: see whether "
+                "the output topic takes messages (twin doctor) and whether a worker runs. It drains by itself then"
+            )
+    idle = stands.seen_s is not None and stands.seen_s > STALLED_AFTER_S
+    if idle and stands.lag:
+        yield (
+            f"{stands.lag} offsets wait and nothing was written for {stands.seen_s:.0f} s: see the worker's log, or "
+            "start one, twin worker"
+        )
+    elif idle and any(stands.waiting.values()):
+        yield (
+            f"{sum(stands.waiting.values())} messages wait and nothing was written for {stands.seen_s:.0f} s: start a "
+            "worker, twin worker, or see its log for what the output topic says"
+        )
+
+
+def misfits(stands: Stands, expected: Expected) -> Iterator[str]:
+    """Say what of a partition's twins does not go with the log, or with the code and libraries here."""
     if stands.next_offset > stands.end_offset:
         yield (
             f"its twins stand at offset {stands.next_offset}, the log ends at {stands.end_offset}: the topic was made "
@@ -140,21 +163,4 @@ def needs(stands: Stands, expected: Expected) -> Iterator[str]:
             f"its twins were made under fingerprint {stands.fingerprint}, code and library here are "
             f"{expected.fingerprints[0]}: run the version that made them, or stop the workers and derive them again, "
             f"twin rebuild --partition {stands.partition}"
-        )
-    for outbox, count in stands.waiting.items():
-        if count >= expected.outbox_limit:
-            yield (
-                f"outbox {outbox} is full ({count} of {expected.outbox_limit}), so nothing is taken in: see whether "
-                "the output topic takes messages (twin doctor) and whether a worker runs. It drains by itself then"
-            )
-    idle = stands.seen_s is not None and stands.seen_s > STALLED_AFTER_S
-    if idle and stands.lag:
-        yield (
-            f"{stands.lag} offsets wait and nothing was written for {stands.seen_s:.0f} s: see the worker's log, or "
-            "start one, twin worker"
-        )
-    elif idle and any(stands.waiting.values()):
-        yield (
-            f"{sum(stands.waiting.values())} messages wait and nothing was written for {stands.seen_s:.0f} s: start a "
-            "worker, twin worker, or see its log for what the output topic says"
         )
