@@ -79,6 +79,7 @@ class Pipeline:
         self._releases = Releases(library) if releases is None else releases
         self._decoder = Decoder(library, partition, partitions)
         self._twins: dict[str, Twin] = {}
+        self._stored: set[str] = set()
         self._memo = Memo(MEMO_SIZE)
 
     @property
@@ -145,11 +146,13 @@ class Pipeline:
         if stored is None:
             self._twins[patient] = Twin(patient, memo=self._memo)
         else:
+            self._stored.add(patient)
             self._twins[patient] = thaw(stored, self.rules, self._memo)
 
     def forget(self) -> None:
         """Drop every twin from memory: what Redis holds is the truth."""
         self._twins.clear()
+        self._stored.clear()
 
     def update(self, batch: Batch, progress: Callable[[], None] = lambda: None) -> BatchOutcome:
         """Apply a decoded batch whose twins are all in memory.
@@ -162,7 +165,7 @@ class Pipeline:
         counts: Counter[str] = Counter()
         trace: list[Mapping[str, Any]] = []
         changed: dict[str, None] = {}
-        fingerprint = ""
+        under, fingerprint = self.active, ""
         for raw, decoded in batch.records:
             progress()
             if isinstance(decoded, Change):
@@ -196,6 +199,7 @@ class Pipeline:
             for n, transition in enumerate(transitions, start=1):
                 outgoing.append(risk_event(raw, n, twin, transition, self.rules))
                 counts[f"events.{transition.type}"] += 1
+        self._stored.update(changed)
         counts["records"] = len(batch.records)
         documents = {patient: self._twins[patient].describe(self.rules) for patient in changed}
         return BatchOutcome(
@@ -210,6 +214,7 @@ class Pipeline:
             outgoing=outgoing,
             counts=dict(counts),
             trace=b"\n".join(msgspec.json.encode(line) for line in trace),
+            under=under,
             fingerprint=fingerprint,
         )
 
@@ -226,7 +231,7 @@ class Pipeline:
         self._take_effect(library)
         outgoing: list[Outgoing] = []
         for patient, twin in sorted(self._twins.items()):
-            if twin.timeline.blank:
+            if twin.timeline.blank and patient not in self._stored:
                 continue
             progress()
             changed[patient] = None

@@ -69,6 +69,7 @@ class BatchOutcome:
         outgoing: Messages for the outboxes, ids rising in each of them.
         counts: What to add to the partition's counters.
         trace: JSON lines, what became of each record.
+        under: Fingerprint under which it was computed: the store must stand under it. Empty: not compared.
         fingerprint: Of the partition from here on, when the batch activates another library; else empty.
     """
 
@@ -78,6 +79,7 @@ class BatchOutcome:
     outgoing: Sequence[Outgoing] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     trace: bytes = b""
+    under: str = ""
     fingerprint: str = ""
 
 
@@ -129,7 +131,7 @@ class Verdict(Enum):
     OK = "OK"  # written
     AHEAD = "AHEAD"  # the store's position is after `from`: this batch, or a part of it, is in already
     BEHIND = "BEHIND"  # the store's position is before `from`: it lost its tail, or records were skipped
-    CONFLICT = "CONFLICT"  # a twin or an outbox is not what the caller built on
+    CONFLICT = "CONFLICT"  # a twin, an outbox or the library is not what the caller built on
     FENCED = "FENCED"  # another owner has acquired the partition
     FULL = "FULL"  # an outbox has reached its limit; try again when it has drained
 

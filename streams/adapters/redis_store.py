@@ -253,7 +253,7 @@ class RedisStore:
             limits.audit_batches,
             limits.trace_batches,
         ]
-        arguments += [outcome.trace, outcome.fingerprint, len(outcome.twins)]
+        arguments += [outcome.trace, outcome.under, outcome.fingerprint, len(outcome.twins)]
         for patient, twin in outcome.twins.items():
             arguments += [patient, versions.get(patient, 0), msgspec.msgpack.encode(twin)]
         for rows in (outcome.standing, outcome.index):
