@@ -14,12 +14,14 @@ import structlog
 from fastapi import FastAPI
 
 from streams.adapters.record_intake import RecordIntake
+from streams.adapters.risk_feed import RiskFeed
 from streams.adapters.topics import read_topics
 from streams.ndjson import Checker
 from streams.releases import Releases
 from streams.settings import Settings
 from streams.web.api import create_api
 from streams.web.intake import Intake, Limits
+from streams.web.risk_stream import RiskStream
 from streams.web.token import TokenError, load_token
 from streams.wiring import create_queries
 
@@ -48,12 +50,18 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
         )
     queries, reader = create_queries(settings, clock)
     intake = None if writing is None else _intake(settings, queries.releases, writing)
+    topics = read_topics(settings.paths.topics)
+    feed = RiskFeed(settings.kafka, topics.names.risk)
+    stream = None
+    if settings.web.streams_max > 0:
+        stream = RiskStream(queries, feed, most=settings.web.streams_max)
     app = create_api(
         queries,
         token,
         intake,
         open_metrics=is_loopback(settings.web.host),
         answer_within_s=settings.web.answer_timeout_seconds,
+        stream=stream,
     )
 
     @contextlib.asynccontextmanager

@@ -49,6 +49,8 @@ KINDS: dict[str, Kind] = {
     "unsupported-media-type": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Records come as JSON or NDJSON"),
     "bad-records": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A record breaks its rule; none was sent"),
     "too-many-waiting": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many records wait for the broker"),
+    "too-many-streams": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many listen to risk events"),
+    "broker-unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka does not answer"),
     "not-acknowledged": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka did not acknowledge in time"),
     "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Not ready to answer"),
     "store-unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The store of twins does not answer"),
