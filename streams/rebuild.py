@@ -169,13 +169,14 @@ class _Rebuild:
                 "together"
             )
         if self._patient is not None and self._releases.of_twins(meta.fingerprint) is None:
-            raise self._mixed(meta, self._pipeline(partition).fingerprint)
+            raise self._mixed(partition, meta, self._pipeline(partition).fingerprint)
         return meta
 
-    def _mixed(self, meta: PartitionMeta, here: str) -> RebuildError:
+    def _mixed(self, partition: int, meta: PartitionMeta, here: str) -> RebuildError:
         return RebuildError(
-            f"the partition of {self._patient} was made under fingerprint {meta.fingerprint}, this code and library "
-            f"have {here}. Twins of two fingerprints do not mix: derive the whole partition, twin rebuild --partition"
+            f"partition {partition} of {self._patient} was made under fingerprint {meta.fingerprint}, this code and "
+            f"library have {here}. Twins of two fingerprints do not mix: derive the whole partition, "
+            f"twin rebuild --partition {partition}"
         )
 
     def partition(self, partition: int, meta: PartitionMeta) -> Rebuilt:
@@ -189,7 +190,7 @@ class _Rebuild:
             )
         same = meta.fingerprint == pipeline.active
         if self._patient is not None and not same:
-            raise self._mixed(meta, pipeline.active)
+            raise self._mixed(partition, meta, pipeline.active)
         difference = compare(stored, derived, pipeline.rules, meta.position, same_fingerprint=same)
         changed = sorted({*difference.rows.twins, *difference.rows.standing, *difference.rows.index})
         write = lease is not None and bool(changed or not same)

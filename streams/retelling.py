@@ -58,7 +58,7 @@ def rows_of(standing: bytes) -> dict[str, dict[str, Any]]:
 
 
 def _episode(row: Mapping[str, Any]) -> Episode:
-    """An episode from its description (`pipeline.describe_episode`): enough to retract, clear or go on with it."""
+    """An episode from its description (`messages.describe_episode`): enough to retract, clear or go on with it."""
     forecast = row["forecast"]
     risk = PointRisk(
         drug=row["drug"],

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from streams.adapters.redis_reader import RedisReader
 from streams.adapters.redis_store import connect
 from streams.adapters.topics import read_topics
-from streams.pipeline import EVENT_SOURCE
+from streams.messages import EVENT_SOURCE
 from streams.queries import Queries
 from streams.releases import load_releases
 from streams.settings import Settings

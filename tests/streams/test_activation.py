@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from streams.activation import CONTROL_KEY, activation
@@ -17,8 +19,10 @@ from streams.ports import Outgoing, RawRecord, StoredTwin
 from streams.releases import MissingLibraryError, Releases, load_releases
 from tests.streams.logs import ADMISSION, dose, level, logged, regimen, send, ward
 from tests.streams.releases import add_release, config_with, other_model, other_policy, stricter
-from tests.streams.test_oracle import Run, batches, check, kinds_of
+from tests.streams.test_oracle import LIBRARY, Run, batches, check, kinds_of
+from twinstate.library import Library
 from twinstate.succession import breaches
+from twinstate.twin import TwinDocument
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +133,41 @@ def test_a_stricter_alarm_is_told_at_its_place_and_taken_back_where_the_first_li
     assert [one.id for one in account.risk[0]] == [f"{offset}-1" for offset in control]
     # Under the first library again, the twin is what it would be had nothing been activated.
     assert run.twins == foretold(releases, before).twins
+
+
+class InMemory(Releases):
+    """Libraries no folder holds."""
+
+    def __init__(self, first: Library, **others: Library) -> None:
+        super().__init__(first)
+        self._others = others
+
+
+def test_a_library_that_looks_back_less_far_forgets_at_its_place_what_the_one_before_still_held() -> None:
+    vancomycin = LIBRARY.drugs["vancomycin"]
+
+    def keeping(days: float, fingerprint: str) -> Library:
+        drugs = {"vancomycin": replace(vancomycin, keep_h=24.0 * days)}
+        return replace(LIBRARY, drugs=drugs, fingerprint=fingerprint * 64)
+
+    releases = InMemory(keeping(30, "a"), shorter=keeping(2, "b"))
+    day = 24.0
+    sent = [
+        send("p-1", "patient", "adm", 0.0, ADMISSION),
+        send("p-1", "dose", "d", 1.0, dose(1000.0)),
+        send("p-1", "lab", "l", 12.0, level(13.0)),
+        send("p-1", "tick", "t", 100 * day),  # 90 + 30 days have not passed, 90 + 2 have
+        send("p-1", "dose", "d", 1.0, dose(1000.0)),
+    ]
+    before = logged(sent, append_h=200 * day)
+    assert foretold(releases, before).counts["duplicate"] == 1
+    log = with_changes(before, {4: activating(releases, "shorter")})
+    account = foretold(releases, log)
+    check(piped(releases, log, 5), account)
+    check(piped(releases, log, 6, forgetful=True), account)
+    assert account.counts["dead_letters.late"] == 1  # it can no longer be recognised
+    document = msgspec.msgpack.decode(account.twins["p-1"], type=TwinDocument)
+    assert [entry.kind for entry in document.entries] == ["patient", "tick"]
 
 
 def test_what_is_in_effect_already_changes_nothing(releases: Releases) -> None:

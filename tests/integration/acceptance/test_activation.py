@@ -95,6 +95,11 @@ def test_library_activated_in_mid_stream_is_in_effect_from_one_place_whatever_is
     assert after.counts["activated"] == 2 * ward.topics.partitions
     types = [event.type for events in after.events.values() for event in events]
     record_property("events", len(types))
+    trails = twin(ward, "trace", done["id"])["arrivals"]
+    assert {one["partition"]: one["offset"] for one in trails} == {
+        int(partition): offset for partition, offset in done["places"].items()
+    }
+    assert {one["outcome"] for one in trails} == {"activated"}
     assert [one["differing"] for one in twin(ward, "ops", "verify")["partitions"]] == [{}] * 4
     rebuilt = twin(ward, "rebuild", "--dry-run")["partitions"]
     assert [one["changed"] for one in rebuilt] == [[]] * ward.topics.partitions
