@@ -19,6 +19,7 @@ from streams.records import (
     SCHEMA,
     DosePayload,
     DoseRecord,
+    ForgetRecord,
     LabPayload,
     LabRecord,
     PatientPayload,
@@ -41,6 +42,7 @@ from twinstate.history import (
     Discharge,
     Dose,
     Entry,
+    Forget,
     Frame,
     Lab,
     PatientFacts,
@@ -128,6 +130,8 @@ class Decoder:
                 raise _Refused(
                     "implausible", f"event_time is {record.event_time}, before 1900; check the sender's clock"
                 )
+            if isinstance(record, ForgetRecord) and record.cancelled:
+                raise _Refused("wrong_schema", "cancelled is true, but what was forgotten cannot come back")
             content = None if record.cancelled else self._content(record)
         except _Refused as refused:
             return Refusal(refused.reason, refused.text, None if record is None else _named(record))
@@ -197,6 +201,8 @@ class Decoder:
         if payload is None:
             if isinstance(record, TickRecord):
                 return Tick()
+            if isinstance(record, ForgetRecord):
+                return Forget()
             if _kind(record) == "discharge":
                 return Discharge()
             raise _Refused(
@@ -213,6 +219,8 @@ class Decoder:
             return self._lab(payload)
         if isinstance(payload, WearablePayload):
             return self._frame(payload, to_ns(record.event_time))
+        if isinstance(record, ForgetRecord):
+            return Forget()
         return Tick() if isinstance(record, TickRecord) else Discharge()
 
     def _facts(self, payload: PatientPayload) -> PatientFacts:

@@ -162,9 +162,9 @@ class Crew:
                 "id of its own: set kafka.instance_id, or TWIN_KAFKA__INSTANCE_ID, and start it again"
             )
 
-    def claim(self, fingerprint: str) -> Claim:
+    def claim(self, fingerprint: str, others: tuple[str, ...] = ()) -> Claim:
         """Ask for a partition in the group's present generation."""
-        return Claim(self.generation, self._owner, self._instance, fingerprint)
+        return Claim(self.generation, self._owner, self._instance, fingerprint, others)
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         """See `streams.partition.Intake`."""

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streams.adapters.redis_rebuild import Rows
-from streams.pipeline import index_row, risk_event, standing_episodes
+from streams.messages import index_row, risk_event, standing_episodes
 from streams.ports import Outgoing, RawRecord, StoredTwin
-from streams.retelling import retell, rows_of, told_by, told_by_rows
-from twinstate.risk.episodes import RETRACTED, Transition
+from streams.retelling import rows_of, told_by, told_by_rows
+from twinstate.risk.episodes import RETRACTED, Transition, retell
 from twinstate.twin import Rules, Twin, encode, thaw
 
 

@@ -14,10 +14,10 @@ from redis.exceptions import RedisError
 from streams.adapters.redis_reader import RedisReader
 from streams.adapters.redis_store import connect
 from streams.adapters.topics import TopicError, Topics, compare_topics, read_topics
-from streams.fingerprint import fingerprint_of
 from streams.ports import StoreError
 from streams.queries import Queries
 from streams.queries.answers import Counts
+from streams.releases import load_releases
 from streams.settings import Settings
 from streams.web.token import TokenError, load_token
 from streams.wiring import create_queries
@@ -55,7 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
     redis = asyncio.run(_redis(settings))
     findings += redis
     if topics is not None and library is not None and all(f.ok for f in redis[:1]):
-        findings += asyncio.run(_twins(settings, library, ends))
+        findings += asyncio.run(_twins(settings, ends))
     return findings
 
 
@@ -158,14 +158,14 @@ def _durability(servers: list[dict[str, str]]) -> Iterator[Finding]:
             )
 
 
-async def _twins(settings: Settings, library: Library, ends: dict[int, int] | None) -> list[Finding]:
+async def _twins(settings: Settings, ends: dict[int, int] | None) -> list[Finding]:
     queries, reader = create_queries(settings)
     try:
         never = await queries.never_acquired()
         counts = await queries.counts()
         return [
             _acquired(queries, never),
-            *_fingerprint(counts, fingerprint_of(library)),
+            *_fingerprint(counts, load_releases(settings.paths.library).fingerprints()),
             _partitioning(counts),
             *_progress(counts, ends),
             _quarantine(counts),
@@ -185,19 +185,21 @@ def _acquired(queries: Queries, never: list[int]) -> Finding:
     return Finding("partitions", True, f"all {queries.partitions} have been acquired by a worker")
 
 
-def _fingerprint(counts: Counts, here: str) -> Iterator[Finding]:
+def _fingerprint(counts: Counts, here: tuple[str, ...]) -> Iterator[Finding]:
     if not counts.fingerprints:
         return
-    others = [f for f in counts.fingerprints if f != here]
+    others = [f for f in counts.fingerprints if f not in here]
     if others:
         yield Finding(
             "fingerprint",
             False,
-            f"twins were made under {', '.join(others)}, code and library here are {here}. A worker started here would "
-            "be refused: run the version that made them, or derive the twins again: twin rebuild",
+            f"twins were made under {', '.join(others)}, code and library here are {here[0]}. A worker started here "
+            "would be refused: run the version that made them, or derive the twins again: twin rebuild",
         )
     else:
-        yield Finding("fingerprint", True, f"twins were made by this code and library ({here})")
+        first = counts.fingerprints == here[:1]
+        under = f"library ({here[0]})" if first else "a library of config/releases"
+        yield Finding("fingerprint", True, f"twins were made by this code and {under}")
 
 
 def _partitioning(counts: Counts) -> Finding:

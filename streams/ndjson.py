@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from streams.codec import Decoder, Refusal
+from streams.codec import Accepted, Decoder, Refusal
 from streams.ports import RawRecord
+from streams.releases import Releases
 from twinstate.library import Library
 
 
@@ -43,16 +44,23 @@ class Checker:
 
     Args:
         library: Drugs, analytes, signals and covariates that can be named.
+        releases: Libraries that may be in effect instead; what one of them reads is passed.
     """
 
-    def __init__(self, library: Library) -> None:
-        self._decoder = Decoder(library, None, 1)
+    def __init__(self, library: Library, releases: Releases | None = None) -> None:
+        self._library = library
+        self._releases = releases
 
     def check(self, number: int, body: bytes) -> Line:
         """Check one record; `number` is its place among the others, from 1."""
         patient = _patient(body)
         raw = RawRecord(number, 0, None if patient is None else patient.encode(), body, ())
-        decoded = self._decoder.decode(raw)
+        decoded = Decoder(self._library, None, 1).decode(raw)
+        if isinstance(decoded, Refusal) and self._releases is not None:
+            others = (Decoder(one, None, 1).decode(raw) for one in self._releases.others.values())
+            decoded = next((one for one in others if not isinstance(one, Refusal)), decoded)
+        if isinstance(decoded, Accepted) and decoded.entry.kind == "forget":
+            decoded = Refusal("wrong_schema", "erasure is an operator's act: twin forget PATIENT", None)
         return Line(number, body, patient, decoded if isinstance(decoded, Refusal) else None)
 
 

@@ -46,6 +46,8 @@ MOST_CONFLICTS = 3
 # Two owners that fence each other must not do so in a tight loop.
 AFTER_FENCE_S = 0.1
 LAGGING_END_S = 10.0
+# Twins read in one round trip when a batch touches all of them.
+MOST_RECALLED = 1000
 
 log = structlog.get_logger()
 
@@ -147,7 +149,7 @@ class PartitionProcessor:
         store: Twins and positions.
         intake: Batches.
         publisher: Outboxes to Kafka.
-        make_claim: Claim for a pipeline's fingerprint, with the group's present generation.
+        make_claim: Claim for a pipeline's fingerprint and those it can go on under, in the group's generation.
         still_mine: Raises InstanceTakenError when another process runs under this one's instance id.
     """
 
@@ -158,7 +160,7 @@ class PartitionProcessor:
         store: TwinStore,
         intake: Intake,
         publisher: Publisher,
-        make_claim: Callable[[str], Claim],
+        make_claim: Callable[[str, tuple[str, ...]], Claim],
         still_mine: Callable[[], Awaitable[None]],
     ) -> None:
         self.partition = partition
@@ -197,6 +199,7 @@ class PartitionProcessor:
             LogLostError: See there.
             BrokenCommitError: See there.
             StoreRefusedError: The stored twins were made under another fingerprint.
+            Exception: What the pipeline raises, such as for a library that it does not have.
         """
         pipeline = await asyncio.to_thread(self._make_pipeline)
         while True:
@@ -223,14 +226,16 @@ class PartitionProcessor:
         async def attempt() -> Lease:
             await self._still_mine()
             first, _ = await self._intake.bounds(self.partition)
-            return await self._store.acquire(self.partition, self._make_claim(pipeline.fingerprint), first)
+            known = await asyncio.to_thread(pipeline.fingerprints)
+            claim = self._make_claim(pipeline.fingerprint, known)
+            return await self._store.acquire(self.partition, claim, first)
 
         lease = await self._patiently(attempt, "acquiring")
         fail_point("in_acquire")
         before = self._lease
         if before is None or (before.epoch + 1, self._position) != (lease.epoch, lease.position):
             # Somebody else has written since: what is in memory may be old.
-            self._forget(pipeline)
+            self._forget(pipeline, lease.fingerprint)
         self._lease = lease
         self.status.epoch = lease.epoch
         self._log.info("acquired", epoch=lease.epoch, position=lease.position)
@@ -301,7 +306,7 @@ class PartitionProcessor:
         if stands is None:
             raise FencedError("another owner, or the store was set back")
         if stands != self._position:
-            self._forget(pipeline)
+            await self._read_anew(pipeline)
             self.status.rolled_back += 1
             self._log.warning("store stands elsewhere", begin=self._position, store=stands)
             await self._seek(stands)
@@ -327,9 +332,10 @@ class PartitionProcessor:
                 if outcome.outgoing:
                     self._publisher.wake()
                 return
-            self._forget(pipeline)
             if answer.verdict is Verdict.FENCED:
+                self._forget(pipeline, lease.fingerprint)
                 raise FencedError(answer.detail)
+            await self._read_anew(pipeline)
             if answer.verdict in (Verdict.AHEAD, Verdict.BEHIND):
                 if answer.verdict is Verdict.BEHIND:
                     self.status.rolled_back += 1
@@ -347,19 +353,12 @@ class PartitionProcessor:
         )
 
     async def _compute(self, pipeline: Pipeline, decoded: Any) -> BatchOutcome:
-        missing = pipeline.missing(decoded)
-        if missing:
-            recalled = await self._patiently(
-                lambda: self._store.recall(self.partition, missing), "reading twins"
-            )
-            for patient, found in recalled.items():
-                self._versions[patient] = found.version
-
-            def remember() -> None:
-                for patient, found in recalled.items():
-                    pipeline.remember(patient, found.twin)
-
-            await asyncio.to_thread(remember)
+        stored: list[str] = []
+        if pipeline.touches_all(decoded):
+            stored = await self._patiently(lambda: self._store.patients(self.partition), "reading names")
+        missing = pipeline.missing(decoded, stored)
+        for begin in range(0, len(missing), MOST_RECALLED):
+            await self._recall(pipeline, missing[begin : begin + MOST_RECALLED])
         began = time.monotonic()
         outcome = await asyncio.to_thread(pipeline.update, decoded, lambda: self.status.alive("updating"))
         self.status.update_s += time.monotonic() - began
@@ -388,8 +387,31 @@ class PartitionProcessor:
             self._publisher.wake()
             await wait.sleep()
 
-    def _forget(self, pipeline: Pipeline) -> None:
+    async def _recall(self, pipeline: Pipeline, patients: list[str]) -> None:
+        recalled = await self._patiently(
+            lambda: self._store.recall(self.partition, patients), "reading twins"
+        )
+        for patient, found in recalled.items():
+            self._versions[patient] = found.version
+
+        def remember() -> None:
+            for patient, found in recalled.items():
+                self.status.alive("updating")
+                pipeline.remember(patient, found.twin)
+
+        await asyncio.to_thread(remember)
+
+    async def _read_anew(self, pipeline: Pipeline) -> None:
+        """Forget what is in memory, and go on under the library of where the store stands now.
+
+        The store may be set back again after this answer; then the next apply is BEHIND once more.
+        """
+        under = await self._patiently(lambda: self._store.stands_under(self.partition), "reading its library")
+        self._forget(pipeline, under or pipeline.fingerprint)
+
+    def _forget(self, pipeline: Pipeline, under: str) -> None:
         pipeline.forget()
+        pipeline.stand_under(under)
         self._versions.clear()
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], doing: str) -> T:

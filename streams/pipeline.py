@@ -8,7 +8,6 @@ after another: a batch shares work and round trips, never transitions.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,74 +16,146 @@ from typing import Any
 
 import msgspec
 
+from streams.activation import Activation, read_activation
 from streams.codec import Accepted, Decoder, Refusal
 from streams.fingerprint import fingerprint_of
+from streams.messages import (
+    EVENT_SOURCE,
+    dead_letter,
+    describe_episode,
+    index_row,
+    risk_event,
+    standing_episodes,
+)
 from streams.ports import BatchOutcome, Outgoing, RawRecord, StoredTwin
-from twinstate.library import Library, load_library
+from streams.releases import MissingLibraryError, Releases, load_releases
+from twinstate.library import Library
 from twinstate.outlook import Memo
-from twinstate.risk.episodes import Episode, Transition, event_id
+from twinstate.risk.episodes import RETRACTED
+from twinstate.succession import breaches
 from twinstate.timeline import Outcome
-from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
+from twinstate.twin import FORGOTTEN, Rules, Twin, encode, thaw
 
-EVENT_SOURCE = "urn:twin-updater"
-EVENT_TYPE = "org.twin-updater.risk.{}.v1"
-# A larger body does not pass through Redis: the publisher reads it again from the input topic.
-LARGEST_OUTBOX_BODY = 256 * 1024
 # Fits and forecasts remembered, some 10 kB each.
 MEMO_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Change:
+    """An activation that holds: the library in effect from its place on; None when it is in effect already."""
+
+    activation: Activation
+    library: Library | None
 
 
 @dataclass
 class Batch:
     """A decoded batch, in offset order."""
 
-    records: list[tuple[RawRecord, Accepted | Refusal]]
+    records: list[tuple[RawRecord, Accepted | Refusal | Change]]
     patients: list[str]
 
 
 class Pipeline:
     """The twins of one partition, hot in memory, and how records change them."""
 
-    def __init__(self, library: Library, partition: int, partitions: int, source: str = EVENT_SOURCE) -> None:
+    def __init__(
+        self,
+        library: Library,
+        partition: int,
+        partitions: int,
+        source: str = EVENT_SOURCE,
+        releases: Releases | None = None,
+    ) -> None:
         """Begin with no twin in memory.
 
         Args:
-            library: Models, signals and policy.
+            library: Models, signals and policy that the log begins under.
             partition: Which one this is.
             partitions: How many the topic has.
             source: CloudEvents source of the risk events; part of every episode's name.
+            releases: Libraries that the log may activate; None for the first one alone.
         """
         self.rules = Rules(library, source)
         self.partition = partition
+        self._partitions = partitions
+        self._releases = Releases(library) if releases is None else releases
         self._decoder = Decoder(library, partition, partitions)
         self._twins: dict[str, Twin] = {}
+        self._stored: set[str] = set()
         self._memo = Memo(MEMO_SIZE)
 
     @property
     def fingerprint(self) -> str:
-        """Whatever could change a bit of a stored twin: code, library, interpreter, arithmetic."""
+        """Whatever could change a bit of a twin (code, library, interpreter, arithmetic), where the log begins."""
+        return fingerprint_of(self._releases.first)
+
+    @property
+    def active(self) -> str:
+        """The fingerprint under the library in effect now."""
         return fingerprint_of(self.rules.library)
 
+    def fingerprints(self) -> tuple[str, ...]:
+        """Every fingerprint it can go on under."""
+        return self._releases.fingerprints()
+
+    def stand_under(self, fingerprint: str) -> None:
+        """Go on under the library with which twins of this fingerprint were made.
+
+        Raises:
+            MissingLibraryError: It was taken away since the partition was acquired.
+        """
+        library = self._releases.of_twins(fingerprint)
+        if library is None:
+            raise MissingLibraryError(
+                f"partition {self.partition}: no library here makes twins of fingerprint {fingerprint} any more. Put "
+                "the release it was activated from back below config/releases"
+            )
+        self._take_effect(library)
+
     def decode(self, records: Sequence[RawRecord]) -> Batch:
-        """Turn bytes into entries, or into refusals with their reason."""
-        decoded = [(raw, self._decoder.decode(raw)) for raw in records]
+        """Turn bytes into entries, or into refusals with their reason, each under the library in effect at its place.
+
+        Raises:
+            MissingLibraryError: One is activated that is not here.
+        """
+        library, decoder = self.rules.library, self._decoder
+        decoded: list[tuple[RawRecord, Accepted | Refusal | Change]] = []
+        for raw in records:
+            asked = read_activation(raw)
+            if asked is None:
+                decoded.append((raw, decoder.decode(raw)))
+                continue
+            change = (
+                judge_activation(asked, library, self._releases) if isinstance(asked, Activation) else asked
+            )
+            decoded.append((raw, change))
+            if isinstance(change, Change) and change.library is not None:
+                library = change.library
+                decoder = Decoder(library, self.partition, self._partitions)
         patients = dict.fromkeys(d.patient for _, d in decoded if isinstance(d, Accepted))
         return Batch(decoded, list(patients))
 
-    def missing(self, batch: Batch) -> list[str]:
-        """Patients of the batch whose twins are not in memory."""
-        return [p for p in batch.patients if p not in self._twins]
+    def touches_all(self, batch: Batch) -> bool:
+        """Whether another library takes effect in the batch."""
+        return any(isinstance(d, Change) and d.library is not None for _, d in batch.records)
+
+    def missing(self, batch: Batch, stored: Sequence[str] = ()) -> list[str]:
+        """Patients of the batch, and of the stored ones, whose twins are not in memory."""
+        return [p for p in dict.fromkeys((*batch.patients, *stored)) if p not in self._twins]
 
     def remember(self, patient: str, stored: StoredTwin | None) -> None:
         """Take a twin into memory; None begins a new one."""
         if stored is None:
             self._twins[patient] = Twin(patient, memo=self._memo)
         else:
+            self._stored.add(patient)
             self._twins[patient] = thaw(stored, self.rules, self._memo)
 
     def forget(self) -> None:
         """Drop every twin from memory: what Redis holds is the truth."""
         self._twins.clear()
+        self._stored.clear()
 
     def update(self, batch: Batch, progress: Callable[[], None] = lambda: None) -> BatchOutcome:
         """Apply a decoded batch whose twins are all in memory.
@@ -97,8 +168,16 @@ class Pipeline:
         counts: Counter[str] = Counter()
         trace: list[Mapping[str, Any]] = []
         changed: dict[str, None] = {}
+        under, fingerprint = self.active, ""
         for raw, decoded in batch.records:
             progress()
+            if isinstance(decoded, Change):
+                counts["duplicate" if decoded.library is None else "activated"] += 1
+                trace.append(_trace_change(raw, decoded))
+                if decoded.library is not None:
+                    outgoing += self._adopt(decoded.library, raw, changed, counts, progress)
+                    fingerprint = self.active
+                continue
             if isinstance(decoded, Refusal):
                 outgoing.append(dead_letter(raw, decoded, self.partition, 1))
                 counts[f"dead_letters.{decoded.reason}"] += 1
@@ -123,6 +202,7 @@ class Pipeline:
             for n, transition in enumerate(transitions, start=1):
                 outgoing.append(risk_event(raw, n, twin, transition, self.rules))
                 counts[f"events.{transition.type}"] += 1
+        self._stored.update(changed)
         counts["records"] = len(batch.records)
         documents = {patient: self._twins[patient].describe(self.rules) for patient in changed}
         return BatchOutcome(
@@ -130,11 +210,47 @@ class Pipeline:
                 p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()
             },
             standing={p: standing_episodes(self._twins[p], self.rules) for p in changed},
-            index={p: index_row(document) for p, (document, _) in documents.items()},
+            index={
+                p: b"" if document.state == FORGOTTEN else index_row(document)
+                for p, (document, _) in documents.items()
+            },
             outgoing=outgoing,
             counts=dict(counts),
             trace=b"\n".join(msgspec.json.encode(line) for line in trace),
+            under=under,
+            fingerprint=fingerprint,
         )
+
+    def _adopt(
+        self,
+        library: Library,
+        raw: RawRecord,
+        changed: dict[str, None],
+        counts: Counter[str],
+        progress: Callable[[], None],
+    ) -> list[Outgoing]:
+        """Derive every twin again under another library; the events are this record's, patients in order."""
+        before = self.rules.library
+        self._take_effect(library)
+        outgoing: list[Outgoing] = []
+        for patient, twin in sorted(self._twins.items()):
+            if twin.timeline.blank and patient not in self._stored:
+                continue
+            progress()
+            changed[patient] = None
+            for transition in twin.adopt(self.rules):
+                # What was a mistake is described as it was told, by the limit that counted then.
+                undone = transition.type == RETRACTED
+                described = describe_episode(transition.episode, before) if undone else None
+                n = len(outgoing) + 1
+                outgoing.append(risk_event(raw, n, twin, transition, self.rules, described))
+                counts[f"events.{transition.type}"] += 1
+        return outgoing
+
+    def _take_effect(self, library: Library) -> None:
+        if library.fingerprint != self.rules.library.fingerprint:
+            self.rules = Rules(library, self.rules.source)
+            self._decoder = Decoder(library, self.partition, self._partitions)
 
 
 def create_pipeline(library_dir: str, partition: int, partitions: int, group: str) -> Pipeline:
@@ -146,139 +262,42 @@ def create_pipeline(library_dir: str, partition: int, partitions: int, group: st
         partitions: How many the topic has.
         group: The consumer group; it names keys in the store and enters no twin and no event.
     """
-    return Pipeline(load_library(Path(library_dir)), partition, partitions)
+    releases = load_releases(Path(library_dir))
+    return Pipeline(releases.first, partition, partitions, releases=releases)
 
 
-def moment(nanoseconds: int) -> str:
-    """UTC nanoseconds as RFC 3339 with microseconds."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    instant = dt.datetime.fromtimestamp(seconds, dt.UTC).replace(microsecond=rest // 1000)
-    return instant.isoformat().replace("+00:00", "Z")
+def judge_activation(asked: Activation, library: Library, releases: Releases) -> Change | Refusal:
+    """Say what an activation does where `library` is in effect.
 
-
-def dead_letter(raw: RawRecord, refusal: Refusal, partition: int, n: int) -> Outgoing:
-    """The refused record, untouched, with the reason and its place in headers."""
-    body = raw.value if raw.value is not None else b""
-    return Outgoing(
-        id=f"{raw.offset}-{n}",
-        topic="dead_letters",
-        key=raw.key if raw.key is not None else b"",
-        headers=(
-            *raw.headers,
-            ("twin-error-class", refusal.reason.encode()),
-            ("twin-error-message", refusal.text.encode()),
-            ("twin-error-partition", str(partition).encode()),
-            ("twin-error-offset", str(raw.offset).encode()),
-        ),
-        value=body if len(body) <= LARGEST_OUTBOX_BODY else None,
-    )
-
-
-def risk_event(
-    raw: RawRecord,
-    n: int,
-    twin: Twin,
-    transition: Transition,
-    rules: Rules,
-    described: Mapping[str, Any] | None = None,
-) -> Outgoing:
-    """A CloudEvents 1.0 event in binary mode.
-
-    `described` is the episode as it was told before, for one of another library; else it is described by this one.
+    Raises:
+        MissingLibraryError: The library it names is not here, so nothing can be said.
     """
-    episode = transition.episode
-    at = episode.crossing if transition.type in ("raised", "retracted") else episode.latest
-    watermark = twin.timeline.watermark or 0
-    data = {
-        **(describe_episode(episode, rules.library) if described is None else described),
-        "patient": twin.patient,
-        "type": transition.type,
-        "revision": transition.revision,
-        "settled": at <= watermark - rules.times.settled,
-        "replaces": transition.replaces,
-        "replaced_by": transition.replaced_by,
-    }
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": event_id(transition),
-        "ce_source": rules.source,
-        "ce_type": EVENT_TYPE.format(transition.type),
-        "ce_time": moment(at),
-        "ce_subject": episode.id,
-        "ce_partitionkey": twin.patient,
-        "content-type": "application/json",
-    }
-    return Outgoing(
-        id=f"{raw.offset}-{n}",
-        topic="risk",
-        key=twin.patient.encode(),
-        headers=tuple((name, text.encode()) for name, text in headers.items()),
-        value=msgspec.json.encode(data),
-    )
+    if asked.library == library.fingerprint:
+        return Change(asked, None)
+    wanted = releases.of_content(asked.library)
+    wrong = breaches(library, wanted)
+    if wrong:
+        return Refusal(
+            "unfit_library",
+            f"library {asked.library[:12]} cannot follow {library.fingerprint[:12]} in mid-stream: {'; '.join(wrong)}. "
+            "Make it the first library and derive the twins again: twin rebuild",
+            None,
+        )
+    return Change(asked, wanted)
 
 
-def describe_episode(episode: Episode, library: Library) -> dict[str, Any]:
-    """An episode as events, lists and people read it."""
-    model = library.drugs[episode.drug]
-    threshold = next(t for t in model.thresholds if t.name == episode.threshold)
-    risk = episode.risk
+def _trace_change(raw: RawRecord, change: Change) -> Mapping[str, Any]:
+    """A line of the trace about an activation: it names no patient."""
+    asked = change.activation
     return {
-        "episode": episode.id,
-        "drug": episode.drug,
-        "threshold": episode.threshold,
-        "metric": threshold.metric,
-        "limit": threshold.limit,
-        "unit": threshold.unit,
-        "threshold_version": risk.version,
-        "threshold_status": threshold.status,
-        "threshold_source": threshold.source,
-        "severity": episode.severity,
-        "crossing": moment(episode.crossing),
-        "evaluated": moment(episode.latest),
-        "ended": None if episode.ended is None else moment(episode.ended),
-        "reason": episode.reason,
-        "probability": risk.probability,
-        "probability_error": risk.error,
-        "forecast": {"median": risk.median, "low": risk.low, "high": risk.high, "unit": threshold.unit},
-        "horizon_h": threshold.horizon_h,
-        "levels": risk.levels,
-        "assumes": "planned doses given when due"
-        if risk.planned
-        else "no further doses: no regimen is known",
-        "model": model.model,
+        "offset": raw.offset,
+        "kind": "model.activate",
+        "source": asked.source,
+        "id": asked.id,
+        "outcome": "duplicate" if change.library is None else "activated",
+        "reason": f"library {asked.library[:12]}"
+        + (" is in effect already" if change.library is None else " is in effect from here on"),
     }
-
-
-def standing_episodes(twin: Twin, rules: Rules) -> bytes:
-    """The patient's standing episodes as a JSON list; empty bytes when there are none."""
-    rows = [
-        {
-            **describe_episode(e, rules.library),
-            "patient": twin.patient,
-            "revision": twin.announced[e.id].revision,
-        }
-        for e in twin.story
-        if e.ended is None
-    ]
-    return msgspec.json.encode(rows) if rows else b""
-
-
-def index_row(document: TwinDocument) -> bytes:
-    """What a list of twins shows of this one."""
-    return msgspec.json.encode(
-        {
-            "patient": document.patient,
-            "state": document.state,
-            "watermark": moment(document.watermark),
-            "drugs": [e.drug for e in document.estimates],
-            "last_input": moment(max((e.last_input for e in document.estimates), default=0)),
-            "levels": sum(e.levels for e in document.estimates),
-            "standing": len(document.standing),
-            "highest_probability": max(
-                (r.probability for e in document.estimates for r in e.risks), default=None
-            ),
-        }
-    )
 
 
 def _trace(raw: RawRecord, record: tuple[Any, ...] | None, outcome: str, reason: str) -> Mapping[str, Any]:

@@ -69,6 +69,8 @@ class BatchOutcome:
         outgoing: Messages for the outboxes, ids rising in each of them.
         counts: What to add to the partition's counters.
         trace: JSON lines, what became of each record.
+        under: Fingerprint under which it was computed: the store must stand under it. Empty: not compared.
+        fingerprint: Of the partition from here on, when the batch activates another library; else empty.
     """
 
     twins: Mapping[str, StoredTwin] = field(default_factory=dict)
@@ -77,6 +79,8 @@ class BatchOutcome:
     outgoing: Sequence[Outgoing] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     trace: bytes = b""
+    under: str = ""
+    fingerprint: str = ""
 
 
 class Pipeline(Protocol):
@@ -87,13 +91,22 @@ class Pipeline(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Name code, library and machine features on which the bits of a twin depend."""
+        """Name code, library and machine features on which the bits of a twin depend, where the log begins."""
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """Name every fingerprint it can go on under: its own, and those of libraries that the log may activate."""
+
+    def stand_under(self, fingerprint: str) -> None:
+        """Go on under one of these: the one the store stands under."""
 
     def decode(self, records: Sequence[RawRecord]) -> Any:
         """Turn bytes into records; a bad one becomes a dead letter, never an exception."""
 
-    def missing(self, batch: Any) -> list[str]:
-        """Name the batch's patients that are not in memory."""
+    def touches_all(self, batch: Any) -> bool:
+        """Say whether the batch changes every twin of the partition, so that all must be in memory."""
+
+    def missing(self, batch: Any, stored: Sequence[str] = ()) -> list[str]:
+        """Name those of the batch's patients, and of the `stored` ones, that are not in memory."""
 
     def remember(self, patient: str, stored: StoredTwin | None) -> None:
         """Take a patient into memory as stored; None for one never seen."""
@@ -118,7 +131,7 @@ class Verdict(Enum):
     OK = "OK"  # written
     AHEAD = "AHEAD"  # the store's position is after `from`: this batch, or a part of it, is in already
     BEHIND = "BEHIND"  # the store's position is before `from`: it lost its tail, or records were skipped
-    CONFLICT = "CONFLICT"  # a twin or an outbox is not what the caller built on
+    CONFLICT = "CONFLICT"  # a twin, an outbox or the library is not what the caller built on
     FENCED = "FENCED"  # another owner has acquired the partition
     FULL = "FULL"  # an outbox has reached its limit; try again when it has drained
 
@@ -142,13 +155,15 @@ class Claim:
         generation: Of the consumer group, as the coordinator gave it with the assignment.
         owner: Nonce of this process; a new one at every start.
         instance: Static membership's `group.instance.id`; empty without.
-        fingerprint: Of the pipeline; must be the partition's.
+        fingerprint: Of the pipeline; a partition never acquired takes it.
+        others: Further ones under which the partition may stand.
     """
 
     generation: int
     owner: str
     instance: str
     fingerprint: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +176,7 @@ class Lease:
         owner: The claim's nonce.
         position: Offset of the next record to apply.
         marks: By outbox, id of the last message known to be published; empty for none.
+        fingerprint: Under which the partition stands.
     """
 
     partition: int
@@ -168,6 +184,7 @@ class Lease:
     owner: str
     position: int
     marks: Mapping[OutboxName, str]
+    fingerprint: str = ""
 
 
 class OutboxEntry(NamedTuple):
@@ -208,6 +225,12 @@ class TwinStore(Protocol):
 
     async def recall(self, partition: int, patients: Sequence[str]) -> dict[str, Recalled]:
         """Read the twins of `patients`, all from one moment."""
+
+    async def patients(self, partition: int) -> list[str]:
+        """Name every patient of whom a twin is stored."""
+
+    async def stands_under(self, partition: int) -> str | None:
+        """Give the partition's fingerprint; None for one never acquired."""
 
     async def owns(self, lease: Lease) -> bool:
         """Say whether nobody has acquired the partition since."""

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from confluent_kafka import KafkaException
 
+from streams.activation import CONTROL_KEY
 from streams.adapters.kafka_link import OutputLink, PublishError
 from streams.adapters.log_reader import LogError, LogReader
 from streams.adapters.redis_rebuild import RebuildStore, Rows
@@ -35,8 +36,8 @@ from streams.ports import (
     Verdict,
     outbox_order,
 )
+from streams.releases import MissingLibraryError, load_releases
 from streams.settings import Settings
-from twinstate.library import load_library
 
 T = TypeVar("T")
 # Partition, log offsets read, and how many there are to read.
@@ -102,8 +103,8 @@ def rebuild(
         What became of each partition; one that no worker ever acquired is left out.
 
     Raises:
-        RebuildError: The log does not reach back, a worker is in the way, or the patient's partition was made under
-            another fingerprint.
+        RebuildError: The log does not reach back or activates a library that is not here, a worker is in the way, or
+            the patient's partition was made under another fingerprint.
         LogError: The broker does not answer.
         StoreError: Redis does not answer, or a worker has just acquired the partition.
     """
@@ -132,7 +133,7 @@ class _Rebuild:
     ) -> None:
         self._settings = settings
         self._topics = read_topics(settings.paths.topics)
-        self._library = load_library(settings.paths.library)
+        self._releases = load_releases(settings.paths.library)
         self._log = log
         self._patient = patient
         self._dry_run = dry_run
@@ -167,14 +168,16 @@ class _Rebuild:
                 "was changed. The topic was made anew, or Redis belongs to another Kafka: join the two that belong "
                 "together"
             )
-        fingerprint = self._pipeline(partition).fingerprint
-        if self._patient is not None and meta.fingerprint != fingerprint:
-            raise RebuildError(
-                f"partition {partition} of {self._patient} was made under fingerprint {meta.fingerprint}, this code "
-                f"and library have {fingerprint}. Twins of two fingerprints do not mix: derive the whole partition, "
-                f"twin rebuild --partition {partition}"
-            )
+        if self._patient is not None and self._releases.of_twins(meta.fingerprint) is None:
+            raise self._mixed(partition, meta, self._pipeline(partition).fingerprint)
         return meta
+
+    def _mixed(self, partition: int, meta: PartitionMeta, here: str) -> RebuildError:
+        return RebuildError(
+            f"partition {partition} of {self._patient} was made under fingerprint {meta.fingerprint}, this code and "
+            f"library have {here}. Twins of two fingerprints do not mix: derive the whole partition, "
+            f"twin rebuild --partition {partition}"
+        )
 
     def partition(self, partition: int, meta: PartitionMeta) -> Rebuilt:
         """Derive, compare, and write what differs."""
@@ -185,12 +188,14 @@ class _Rebuild:
             raise RebuildError(
                 f"there is no twin of {self._patient}, and no record in partition {partition} that makes one"
             )
-        same = meta.fingerprint == pipeline.fingerprint
+        same = meta.fingerprint == pipeline.active
+        if self._patient is not None and not same:
+            raise self._mixed(partition, meta, pipeline.active)
         difference = compare(stored, derived, pipeline.rules, meta.position, same_fingerprint=same)
         changed = sorted({*difference.rows.twins, *difference.rows.standing, *difference.rows.index})
         write = lease is not None and bool(changed or not same)
         if lease is not None and write:
-            self._write(lease, meta, pipeline.fingerprint, difference)
+            self._write(lease, meta, pipeline.active, difference)
         return Rebuilt(
             partition=partition,
             position=meta.position,
@@ -201,7 +206,7 @@ class _Rebuild:
             unreadable=tuple(difference.unreadable),
             events=tuple(difference.told),
             fingerprint_before=meta.fingerprint,
-            fingerprint=pipeline.fingerprint,
+            fingerprint=pipeline.active,
             written=write,
         )
 
@@ -229,9 +234,12 @@ class _Rebuild:
         index: dict[str, bytes] = {}
         records = 0
         for stretch in self._log.read(pipeline.partition, end, self._settings.kafka.batch_max_records):
-            mine = [r for r in stretch.records if key is None or r.key == key]
+            mine = [r for r in stretch.records if key is None or r.key in (key, CONTROL_KEY)]
             records += len(mine)
-            batch = pipeline.decode(mine)
+            try:
+                batch = pipeline.decode(mine)
+            except MissingLibraryError as error:
+                raise RebuildError(f"partition {pipeline.partition}: {error}; nothing was changed") from error
             for patient in pipeline.missing(batch):
                 pipeline.remember(patient, None)
             outcome = pipeline.update(batch)
@@ -289,7 +297,8 @@ class _Rebuild:
             )
 
     def _pipeline(self, partition: int) -> Pipeline:
-        return Pipeline(self._library, partition, self._topics.partitions)
+        releases = self._releases
+        return Pipeline(releases.first, partition, self._topics.partitions, releases=releases)
 
     def _ask(self, question: Callable[[RebuildStore], Awaitable[T]]) -> T:
         """One visit to the store, with a connection of its own: a replay may outlast an idle one."""

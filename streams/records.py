@@ -143,6 +143,19 @@ class DischargeRecord(Envelope, frozen=True, tag="discharge", kw_only=True):
     payload: EmptyPayload | None = None
 
 
+class ForgetRecord(Envelope, frozen=True, tag="forget", kw_only=True):
+    """Everything known of the patient is to be erased; `twin forget` writes it, nobody else does."""
+
+    payload: EmptyPayload | None = None
+
+
 WireRecord = (
-    PatientRecord | RegimenRecord | DoseRecord | LabRecord | WearableRecord | TickRecord | DischargeRecord
+    PatientRecord
+    | RegimenRecord
+    | DoseRecord
+    | LabRecord
+    | WearableRecord
+    | TickRecord
+    | DischargeRecord
+    | ForgetRecord
 )

@@ -1,56 +1,18 @@
-"""What subscribers were told of a patient, and what a story derived again makes them hear."""
+"""What subscribers were told of a patient, read from a stored twin or, where that is lost, from its rows."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from streams.codec import to_ns
-from twinstate.risk.episodes import (
-    CLEARED,
-    RAISED,
-    RETRACTED,
-    Announcement,
-    Episode,
-    PointRisk,
-    Transition,
-    announce,
-)
+from twinstate.risk.episodes import RAISED, Announcement, Episode, PointRisk
 from twinstate.twin import StoredTwin, TwinMemory
 
 Told = dict[str, Announcement]
-
-
-def retell(story: Iterable[Episode], told: Mapping[str, Announcement]) -> tuple[list[Transition], Told]:
-    """Compare a story with what was told, as far as anything stands: by the story, or for a subscriber.
-
-    What is over on both sides is history. The memory of it is corrected, so that the next record does not bring it up
-    again, but no event is sent: a threshold's new version would raise and clear every old episode once more.
-
-    Args:
-        story: Every episode, as the log tells it now.
-        told: What subscribers were told before, by episode.
-
-    Returns:
-        Transitions in the order to emit them, and what subscribers know afterwards.
-    """
-    story = list(story)
-    standing = {i for i, known in told.items() if known.standing} | {e.id for e in story if e.ended is None}
-    transitions, knowledge = announce(
-        [e for e in story if e.id in standing], {i: known for i, known in told.items() if i in standing}
-    )
-    over = {e.id: e for e in story if e.id not in standing}
-    for identifier, known in told.items():
-        if identifier not in standing:
-            kind = CLEARED if identifier in over else RETRACTED
-            knowledge[identifier] = msgspec.structs.replace(known, type=kind)
-    for identifier, episode in over.items():
-        if identifier not in told:
-            knowledge[identifier] = Announcement(episode, CLEARED, 0)
-    return transitions, knowledge
 
 
 def told_by(packed: bytes) -> Told | None:
@@ -96,7 +58,7 @@ def rows_of(standing: bytes) -> dict[str, dict[str, Any]]:
 
 
 def _episode(row: Mapping[str, Any]) -> Episode:
-    """An episode from its description (`pipeline.describe_episode`): enough to retract, clear or go on with it."""
+    """An episode from its description (`messages.describe_episode`): enough to retract, clear or go on with it."""
     forecast = row["forecast"]
     risk = PointRisk(
         drug=row["drug"],

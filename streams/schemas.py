@@ -16,6 +16,7 @@ from streams.records import (
     SCHEMA,
     DischargeRecord,
     DoseRecord,
+    ForgetRecord,
     LabRecord,
     PatientRecord,
     RegimenRecord,
@@ -31,6 +32,7 @@ KINDS = (
     WearableRecord,
     TickRecord,
     DischargeRecord,
+    ForgetRecord,
 )
 DIRECTORY = Path("config/schemas")
 

@@ -14,14 +14,16 @@ import structlog
 from fastapi import FastAPI
 
 from streams.adapters.record_intake import RecordIntake
+from streams.adapters.risk_feed import RiskFeed
 from streams.adapters.topics import read_topics
 from streams.ndjson import Checker
+from streams.releases import Releases
 from streams.settings import Settings
 from streams.web.api import create_api
 from streams.web.intake import Intake, Limits
+from streams.web.risk_stream import RiskStream
 from streams.web.token import TokenError, load_token
 from streams.wiring import create_queries
-from twinstate.library import Library
 
 
 class ServeError(RuntimeError):
@@ -47,13 +49,19 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
             f"{settings.intake.token_file}: is the token that reads; set intake.token_file to a file of its own"
         )
     queries, reader = create_queries(settings, clock)
-    intake = None if writing is None else _intake(settings, queries.rules.library, writing)
+    intake = None if writing is None else _intake(settings, queries.releases, writing)
+    topics = read_topics(settings.paths.topics)
+    feed = RiskFeed(settings.kafka, topics.names.risk)
+    stream = None
+    if settings.web.streams_max > 0:
+        stream = RiskStream(queries, feed, most=settings.web.streams_max)
     app = create_api(
         queries,
         token,
         intake,
         open_metrics=is_loopback(settings.web.host),
         answer_within_s=settings.web.answer_timeout_seconds,
+        stream=stream,
     )
 
     @contextlib.asynccontextmanager
@@ -67,7 +75,7 @@ def create_app(settings: Settings, clock: Callable[[], int] = time.time_ns) -> F
     return app
 
 
-def _intake(settings: Settings, library: Library, token: str) -> Intake:
+def _intake(settings: Settings, releases: Releases, token: str) -> Intake:
     chosen = settings.intake
     sink = RecordIntake(
         settings.kafka.connection(),
@@ -76,7 +84,7 @@ def _intake(settings: Settings, library: Library, token: str) -> Intake:
         within_s=chosen.acknowledge_within_seconds,
     )
     limits = Limits(chosen.batch_max_records, chosen.batch_max_bytes)
-    return Intake(Checker(library), sink, limits, token)
+    return Intake(Checker(releases.first, releases), sink, limits, token)
 
 
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:

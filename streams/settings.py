@@ -154,6 +154,7 @@ class WebSettings(_Section):
     port: int = Field(ge=0, le=65_535)
     token_file: Path
     answer_timeout_seconds: float = Field(gt=0)
+    streams_max: int = Field(default=20, ge=0, le=1000)
 
 
 class IntakeSettings(_Section):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from streams.adapters.redis_reader import RedisReader
 from streams.adapters.redis_store import connect
 from streams.adapters.topics import read_topics
-from streams.pipeline import EVENT_SOURCE
+from streams.messages import EVENT_SOURCE
 from streams.queries import Queries
+from streams.releases import load_releases
 from streams.settings import Settings
-from twinstate.library import load_library
 
 
 def create_queries(
@@ -29,6 +29,6 @@ def create_queries(
     """
     client = connect(settings.redis.url, cluster=settings.redis.cluster, **settings.redis.client_arguments())
     reader = RedisReader(client, settings.kafka.group)
-    library = load_library(settings.paths.library)
+    releases = load_releases(settings.paths.library)
     partitions = read_topics(settings.paths.topics).partitions
-    return Queries(reader, library, partitions, EVENT_SOURCE, clock), reader
+    return Queries(reader, releases.first, partitions, EVENT_SOURCE, clock, releases), reader

@@ -35,6 +35,7 @@ from streams.agents import build_app
 from streams.crew import Crew
 from streams.partition import Backoff, InstanceTakenError, LogLostError, PartitionProcessor
 from streams.ports import PipelineFactory, StoreRefusedError, StoreUnavailableError
+from streams.releases import MissingLibraryError
 from streams.settings import Settings
 from twinstate.twin import FORMAT
 
@@ -357,7 +358,7 @@ def _fail(error: BaseException) -> NoReturn:
         status = Exit.INSTANCE_TAKEN
     elif isinstance(error, LogLostError):
         status = Exit.LOG_LOST
-    elif isinstance(error, StoreRefusedError | RefusedError):
+    elif isinstance(error, StoreRefusedError | RefusedError | MissingLibraryError):
         status = Exit.REFUSED
     known = status is not Exit.STALLED
     log.critical("worker ends", status=int(status), reason=str(error), exc_info=None if known else error)

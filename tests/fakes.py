@@ -36,7 +36,16 @@ class FakePipeline:
     def decode(self, records: Sequence[RawRecord]) -> Sequence[RawRecord]:
         return records
 
-    def missing(self, batch: Sequence[RawRecord]) -> list[str]:
+    def fingerprints(self) -> tuple[str, ...]:
+        return (self.fingerprint,)
+
+    def stand_under(self, fingerprint: str) -> None:
+        assert fingerprint in ("", self.fingerprint)
+
+    def touches_all(self, batch: Sequence[RawRecord]) -> bool:
+        return False
+
+    def missing(self, batch: Sequence[RawRecord], stored: Sequence[str] = ()) -> list[str]:
         return sorted({(record.key or b"").decode() for record in batch} - self.twins.keys())
 
     def remember(self, patient: str, stored: StoredTwin | None) -> None:

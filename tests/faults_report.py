@@ -50,6 +50,7 @@ TITLES: dict[str, str] = {
     "NOSCRIPT": "Redis restarted without its scripts",
     "late Kafka": "worker started while Kafka is down",
     "header": "record header whose name is not UTF-8",
+    "forgetting": "a patient forgotten, workers killed round it, Redis emptied after it",
 }
 NOT_SHOWN = "no test of this row exists yet"
 LEFT_OUT = "its tests are long, and left out by --short or by a choice of tests"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 # Equal event times are taken in this order.
-KIND_ORDER = ("patient", "lab", "dose", "regimen", "wearable", "tick", "discharge")
+KIND_ORDER = ("patient", "lab", "dose", "regimen", "wearable", "tick", "discharge", "forget")
 
 CovariateValue = float | str | bool
 
@@ -116,7 +116,11 @@ class Discharge(msgspec.Struct, frozen=True, array_like=True, tag="discharge"):
     """The patient has left; episodes end."""
 
 
-Content = PatientFacts | Regimen | Dose | Lab | Frame | Tick | Discharge
+class Forget(msgspec.Struct, frozen=True, array_like=True, tag="forget"):
+    """Everything known of the patient up to here is to be erased; it never becomes part of a history."""
+
+
+Content = PatientFacts | Regimen | Dose | Lab | Frame | Tick | Discharge | Forget
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

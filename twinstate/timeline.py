@@ -83,6 +83,7 @@ class Outcome(enum.StrEnum):
     SUPERSEDED = "superseded"
     LATE = "late"
     FUTURE = "future"
+    FORGOTTEN = "forgotten"
 
 
 class Verdict(NamedTuple):
@@ -114,6 +115,8 @@ class Timeline:
             then stays gone, also when the watermark falls. None while the twin is pending.
         gone_until: Largest event time of uncancelled records that have left memory, UTC ns; they still hold the
             watermark up.
+        forgotten: Everything up to this event time (UTC ns) was erased at a `forget` record, and stays so; None when
+            nothing was.
     """
 
     entries: dict[Identity, Entry] = field(default_factory=dict)
@@ -122,11 +125,17 @@ class Timeline:
     watermark: int | None = None
     highest: int | None = None
     gone_until: int | None = None
+    forgotten: int | None = None
     _ordered: list[Entry] | None = None
 
     def known(self, identity: Identity) -> Entry | None:
         """The entry that wins for this identity so far."""
         return self.frames.get(identity) if identity.kind == "wearable" else self.entries.get(identity)
+
+    @property
+    def blank(self) -> bool:
+        """No record was accepted since the beginning, or since the patient was forgotten."""
+        return not self.entries and not self.frames and self.gone_until is None
 
     @property
     def pending(self) -> bool:
@@ -156,6 +165,19 @@ class Timeline:
                 Outcome.FUTURE,
                 f"event_time is {ahead:.1f} min ahead of the broker's clock, more than the "
                 f"{rules.future / NS_PER_MINUTE:.0f} min allowed; set the sender's clock and send the record again",
+            )
+        erased = self.forgotten is not None and entry.event_time <= self.forgotten
+        if entry.kind == "forget":
+            return (
+                Verdict(Outcome.DUPLICATE, "what was known up to then is erased already")
+                if erased
+                else Verdict(Outcome.APPLIED, "")
+            )
+        if erased:
+            return Verdict(Outcome.FORGOTTEN, "it tells of a time before this patient was forgotten: dropped")
+        if self.forgotten is not None and entry.kind == "tick" and self.blank:
+            return Verdict(
+                Outcome.FORGOTTEN, "a tick alone brings back no patient who was forgotten: dropped"
             )
         if self.has_left(entry.kind, entry.event_time, rules):
             return Verdict(
@@ -238,6 +260,11 @@ class Timeline:
         hour = self.watermark // NS_PER_HOUR * NS_PER_HOUR
         if self.highest is None or hour > self.highest:
             self.highest = hour
+            self._forget(rules)
+
+    def trim(self, rules: TimeRules) -> None:
+        """Forget what has left memory under other rules than before."""
+        if self.highest is not None:
             self._forget(rules)
 
     def points(self, rules: TimeRules) -> list[int]:

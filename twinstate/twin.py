@@ -23,12 +23,14 @@ from twinstate.library import Library
 from twinstate.outlook import Heard, Memo, levels_disagree, look_ahead
 from twinstate.risk.assess import assess
 from twinstate.risk.episodes import (
+    CLEARED,
     Announcement,
     Decision,
     Episode,
     PointRisk,
     Transition,
     announce,
+    retell,
     tell_story,
 )
 from twinstate.telemetry import Stored, Telemetry
@@ -37,6 +39,9 @@ from twinstate.timeline import Outcome, Timeline, TimeRules, Verdict, hour_end
 from twinstate.types import NS_PER_HOUR
 
 FORMAT = 3
+# State of a patient whose history was erased, and reason of the episodes that ended so.
+FORGOTTEN = "forgotten"
+_BEFORE_ALL = -(2**63)
 
 
 class StandingEpisode(msgspec.Struct, frozen=True, array_like=True):
@@ -77,6 +82,7 @@ class TwinMemory(msgspec.Struct, frozen=True, array_like=True):
     settled_revised: int
     highest: int | None
     gone_until: int | None
+    forgotten: int | None = None
 
 
 # Built once, as modules are loaded: msgspec crashes when two threads build the decoder of one type at the same time.
@@ -129,6 +135,8 @@ class Twin:
         verdict = self.timeline.judge(entry, append_time, times, backfill=backfill)
         if verdict.outcome is not Outcome.APPLIED:
             return verdict, []
+        if entry.kind == "forget":
+            return verdict, self._erase(entry.event_time)
         watermark = self.timeline.watermark
         since = self.timeline.accept(entry)
         transitions: list[Transition] = []
@@ -142,6 +150,42 @@ class Twin:
 
     def follow(self, since: int, rules: Rules) -> list[Transition]:
         """Evaluate every point from `since` on (and any that failed), tell the story again, say what is new."""
+        self._decide_again(since, rules)
+        transitions, self.announced = announce(self.story, self.announced)
+        return transitions
+
+    def adopt(self, rules: Rules) -> list[Transition]:
+        """Go on under another library: every open point is evaluated again, closed ones stay as they were decided.
+
+        Args:
+            rules: From here on; their library may follow the one so far (`twinstate.succession`).
+
+        Returns:
+            Transitions of what stands, by the story or for a subscriber; what is over on both sides is history.
+        """
+        self._decide_again(_BEFORE_ALL, rules)
+        transitions, self.announced = retell(self.story, self.announced)
+        self.timeline.trim(rules.times)
+        return transitions
+
+    def _erase(self, at: int) -> list[Transition]:
+        """Be nobody from here on; what stands for subscribers is cleared, since nothing would ever end it."""
+        until = max(at, self.timeline.watermark or at)
+        standing = [known for known in self.announced.values() if known.standing]
+        standing.sort(key=lambda known: (known.episode.drug, known.episode.threshold, known.episode.crossing))
+        self.timeline = Timeline(forgotten=until)
+        self.decisions, self.announced, self.opening, self.story = [], {}, (), []
+        self.settled_revised = 0
+        return [
+            Transition(
+                CLEARED,
+                msgspec.structs.replace(known.episode, ended=until, reason=FORGOTTEN, latest=until),
+                known.revision + 1,
+            )
+            for known in standing
+        ]
+
+    def _decide_again(self, since: int, rules: Rules) -> None:
         closed = self._close(rules)
         decisions = [d for d in self.decisions if closed is not None and d.at < closed]
         kept = {d.at: d for d in self.decisions if d.at < since and not d.failure}
@@ -156,8 +200,6 @@ class Twin:
             decisions.append(known)
         self.decisions = decisions
         self.story = tell_story(decisions, rules.library.policy, rules.source, self.patient, self.opening)
-        transitions, self.announced = announce(self.story, self.announced)
-        return transitions
 
     def freeze(self, rules: Rules) -> StoredTwin:
         """Estimate every drug at the watermark and give the twin as bytes."""
@@ -195,6 +237,7 @@ class Twin:
             settled_revised=self.settled_revised,
             highest=self.timeline.highest,
             gone_until=self.timeline.gone_until,
+            forgotten=self.timeline.forgotten,
         )
         return document, memory
 
@@ -284,6 +327,8 @@ class Twin:
     def _state(self, estimates: tuple[DrugEstimate, ...], failure: str) -> tuple[str, tuple[str, ...]]:
         if failure:
             return "quarantined", (failure,)
+        if self.timeline.forgotten is not None and self.timeline.blank:
+            return FORGOTTEN, ()
         if self.timeline.pending:
             return "pending", ("no patient record has been accepted yet",)
         away = self._absences()
@@ -313,6 +358,8 @@ class Twin:
             s < e.event_time < (end or e.event_time + 1) for s, end in away for e in self.timeline.in_order()
         ):
             flags.add("after_discharge")
+        if self.timeline.forgotten is not None:
+            flags.add("history_forgotten")
         return tuple(sorted(flags))
 
     def _devices_quality(self, rules: Rules) -> set[str]:
@@ -411,6 +458,7 @@ def thaw(stored: StoredTwin, rules: Rules, memo: Memo | None = None) -> Twin:
         watermark=document.watermark or None,
         highest=memory.highest,
         gone_until=memory.gone_until,
+        forgotten=memory.forgotten,
     )
     twin = Twin(
         patient=document.patient,

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from streams.adapters.raw_records import sendable
 from streams.ports import OutboxEntry, OutboxName, outbox_order
 
 # What identifies a message of an outbox in its topic; both are read back by the tail scan.
@@ -57,9 +58,11 @@ def fitting(body: bytes, headers: Headers) -> tuple[bytes, Headers]:
         headers: Its own, then ours (`twin-...`).
 
     Returns:
-        Body and headers, with a header that names what was left out.
+        Body and headers, with a header that names what was left out: also when a name among them cannot be sent.
     """
-    own = tuple((name, value) for name, value in headers if name.startswith("twin-"))
+    own = tuple((name, value) for name, value in headers if name.startswith("twin-") and sendable(name))
+    if not all(sendable(name) for name, _ in headers):
+        headers = (*own, (OMITTED_HEADER, b"the sender's headers: a name cannot be sent"))
     if sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
         headers = (*own, (OMITTED_HEADER, b"the sender's headers"))
     if len(body) > LARGEST_BODY:

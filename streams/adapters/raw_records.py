@@ -21,6 +21,17 @@ class Reread(NamedTuple):
     unreadable: bool
 
 
+def sendable(name: str) -> bool:
+    """Whether a header of this name can be sent.
+
+    confluent-kafka ends the whole process on a lone surrogate, and cuts a name at NUL in silence.
+    """
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def raw_record(message: Message) -> RawRecord:
     """Give a record as the pipeline wants it; the same for every reader of the log."""
     return RawRecord(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, Message, Producer
 
+from streams.adapters.raw_records import sendable
+
 # Of librdkafka's queue: waited for, then the broker is told to be away.
 PATIENCE_S = 30.0
 # What docs/contract.md asks of every producer, beside the key. librdkafka's default partitioner agrees with Java's
@@ -54,7 +56,14 @@ class RecordSender:
         backfill: bool = False,
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
-        """Queue a record; waits while the queue is full."""
+        """Queue a record; waits while the queue is full.
+
+        Raises:
+            ValueError: The name of a header cannot be sent.
+        """
+        for name, _ in headers:
+            if not sendable(name):
+                raise ValueError(f"header {name!r}: a name is UTF-8 without NUL; nothing was sent")
         while True:
             try:
                 self._producer.produce(

@@ -57,6 +57,23 @@ class RebuildStore(RedisStore):
             return None
         return audit[0].begin if len(audit) < self.limits.audit_batches else 0
 
+    async def erase_trace(self, partition: int, patient: str) -> int:
+        """Remove every batch of the trace that names a patient, with what it says of others; how many those were.
+
+        Raises:
+            StoreUnavailableError: No answer.
+        """
+        key = self.keys(partition).trace
+        named = b'"patient":' + msgspec.json.encode(patient)
+        gone = []
+        for identifier, fields in await self._command("XRANGE", key, "-", "+"):
+            values = fields if isinstance(fields, dict) else dict(_pairs(fields))
+            if named in values[b"lines"]:
+                gone.append(identifier)
+        for begin in range(0, len(gone), 100):
+            await self._command("XDEL", key, *gone[begin : begin + 100])
+        return len(gone)
+
     async def rewrite(
         self, lease: Lease, position: int, fingerprint: str, rows: Rows, events: Sequence[Outgoing]
     ) -> Answer:

@@ -195,7 +195,15 @@ class RedisStore:
         answer = await self._run(
             ACQUIRE,
             [self.keys(partition).meta],
-            [claim.generation, claim.owner, claim.instance, claim.fingerprint, start, self.limits.lease_ms],
+            [
+                claim.generation,
+                claim.owner,
+                claim.instance,
+                claim.fingerprint,
+                start,
+                self.limits.lease_ms,
+                *claim.others,
+            ],
         )
         word = answer[0]
         if word == b"STALE":
@@ -215,6 +223,7 @@ class RedisStore:
             owner=claim.owner,
             position=int(answer[2]),
             marks={"risk": answer[3].decode(), "dead_letters": answer[4].decode()},
+            fingerprint=answer[5].decode(),
         )
 
     async def apply(
@@ -244,7 +253,7 @@ class RedisStore:
             limits.audit_batches,
             limits.trace_batches,
         ]
-        arguments += [outcome.trace, len(outcome.twins)]
+        arguments += [outcome.trace, outcome.under, outcome.fingerprint, len(outcome.twins)]
         for patient, twin in outcome.twins.items():
             arguments += [patient, versions.get(patient, 0), msgspec.msgpack.encode(twin)]
         for rows in (outcome.standing, outcome.index):
@@ -327,6 +336,25 @@ class RedisStore:
         epoch, owner, position = await self._command("HMGET", self.keys(lease.partition).meta, *fields)
         mine = epoch == str(lease.epoch).encode() and owner == lease.owner.encode()
         return int(position) if mine else None
+
+    async def patients(self, partition: int) -> list[str]:
+        """Name every patient of whom a twin is stored, in order.
+
+        Raises:
+            StoreUnavailableError: No answer.
+        """
+        return sorted(
+            patient.decode() for patient in await self._command("HKEYS", self.keys(partition).twins)
+        )
+
+    async def stands_under(self, partition: int) -> str | None:
+        """Give the partition's fingerprint; None for one never acquired.
+
+        Raises:
+            StoreUnavailableError: No answer.
+        """
+        found = await self._command("HGET", self.keys(partition).meta, "fingerprint")
+        return None if found is None else found.decode()
 
     async def seen_ms(self, partition: int) -> int | None:
         """When a worker last acquired the partition or applied a batch to it, ms since 1970 by Redis's clock."""

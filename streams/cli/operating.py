@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -159,6 +160,126 @@ def fence(
         f"{done.instance or 'nobody'} is over, it is {done.epoch} now"
     )
     say(done.next)
+
+
+@app.command(rich_help_panel="Run")
+def forget(
+    patient: Annotated[str, typer.Argument(help="His pseudonym.")],
+    send: Annotated[bool, typer.Option("--send", help="Erase him; without it nothing is changed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase one patient from the live store: twin, list row, standing episodes (told as cleared), trace.
+
+    It cannot be taken back. A record goes through the log, so a rebuild or a replay erases him again; what tells of the
+    time before is dropped from then on, a later record makes a newcomer. The log itself, both output topics and backups
+    keep what they have (docs/operations.md). Exit status 1 when no worker has applied it yet.
+
+    Examples: `twin forget p-17`, `twin forget p-17 --send`
+    """
+    from streams.operations.forget import forget as run
+
+    done = run(settings(), patient, send=send)
+    if as_json:
+        show_json(json.dumps(done._asdict(), indent=2))
+    else:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(done.records.items())) or "no records"
+        typer.echo(f"{patient} is {done.state}: {kinds}, {done.standing} standing episodes")
+        if not send:
+            say("nothing was changed: this was a dry run; the same with --send")
+        elif done.erased:
+            say(f"erased, and {done.trace_batches} batches of the trace with him")
+        else:
+            say("sent, and not applied yet: start a worker (twin worker), then run this again for the trace")
+    raise typer.Exit(0 if done.erased or not send else 1)
+
+
+@ops.command()
+def activate(
+    release: Annotated[
+        str, typer.Argument(help="Folder below config/releases; `first` is the library in config/ itself.")
+    ],
+    send: Annotated[
+        bool, typer.Option("--send", help="Put it into effect; without it nothing is sent.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let another release of the library take effect at one place of every partition.
+
+    The release must lie below config/releases on every machine that runs workers or the API; a worker that lacks it
+    ends with status 78. At its place every twin of the partition is derived again, which takes a while, and what then
+    stands differently is told. What came before stays as it was read.
+
+    Examples: `twin ops activate 2026-12`, `twin ops activate 2026-12 --send`, `twin ops activate first --send`
+    """
+    from streams.operations.activate import activate as run
+
+    done = run(settings(), release, send=send)
+    if as_json:
+        show_json(json.dumps(done._asdict(), indent=2))
+        return
+    for change in done.changes or ("no model changes",):
+        typer.echo(change)
+    if not send:
+        say(f"nothing was sent: {done.twins} twins would be derived again; the same with --send")
+        return
+    show_table("In effect from", ("partition>", "offset>"), sorted(done.places.items()))
+    say(f"{done.twins} twins are derived again as workers come there; twin ops status, twin trace {done.id}")
+
+
+@ops.command()
+def backup(
+    directory: Annotated[
+        Path, typer.Argument(help="Takes the snapshot, or holds it; one folder a backup.", metavar="FOLDER")
+    ],
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only look into the snapshot that is there, without touching Redis."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let Redis write a snapshot of all partitions in one moment, copy it, and look whether it could be restored.
+
+    A Redis of its own loads the copy: positions are compared with the log, state format and fingerprint with the code
+    and libraries here. Exit status 1 when something stands against restoring it. How to restore: docs/operations.md.
+
+    Examples: `twin ops backup backups/2026-12-01`, `twin ops backup backups/2026-12-01 --check`
+    """
+    from streams.operations.backup import look, save
+
+    chosen = settings()
+    if not check:
+        saved = save(chosen, directory)
+        if saved.copy is None:
+            raise UserError(
+                f"Redis wrote {saved.server_file} on its machine, which cannot be seen from here: copy it to "
+                f"{directory}/dump.rdb, then twin ops backup {directory} --check"
+            )
+    found = look(chosen, directory)
+    if as_json:
+        content = {**found._asdict(), "partitions": [one._asdict() for one in found.partitions]}
+        show_json(json.dumps(content, indent=2))
+    else:
+        show_table(
+            f"{found.file}, {found.bytes} bytes",
+            ("partition>", "next>", "log>", "to read again>", "format", "fingerprint"),
+            (
+                (
+                    one.partition,
+                    "-" if one.instance is None else one.next_offset,
+                    f"{one.first_offset} to {one.end_offset}",
+                    one.lag,
+                    ", ".join(map(str, one.formats)),
+                    one.fingerprint,
+                )
+                for one in found.partitions
+            ),
+        )
+        say(f"SHA-256 {found.sha256}")
+        for partition, text in found.wrong:
+            say(text if partition is None else f"partition {partition}: {text}")
+        if not found.wrong:
+            say("nothing stands against restoring it")
+    raise typer.Exit(1 if found.wrong else 0)
 
 
 def _place(text: str) -> tuple[int, int]:

@@ -67,8 +67,7 @@ async def _read(store: RedisStore, partitions: int, *, with_twins: bool) -> Ledg
             for outbox in OUTBOXES:
                 ledger.waiting += await store.outbox_length(partition, outbox)
             if with_twins:
-                _, index = await store.read_index(partition)
-                found = await store.recall(partition, sorted(index))
+                found = await store.recall(partition, await store.patients(partition))
                 ledger.twins.update({p: r.twin for p, r in found.items() if r.twin is not None})
     finally:
         await store.close()

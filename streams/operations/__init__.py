@@ -1,4 +1,4 @@
-"""What whoever runs the service does by hand: see how partitions stand, verify twins, send again, fence."""
+"""What whoever runs the service does by hand: look, verify, send again, fence, activate, forget, back up."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from streams.adapters.kafka_link import GROUP_HEADER, ID_HEADER
 from streams.adapters.log_reader import LogReader
+from streams.adapters.raw_records import sendable
 from streams.adapters.record_sender import BACKFILL, RecordSender
 from streams.adapters.topics import read_topics
 from streams.codec import Accepted, Decoder, Refusal, partition_of
@@ -144,6 +145,8 @@ def _why_not(
     if isinstance(decoded, Refusal):
         return f"would be refused again, {decoded.reason}: {decoded.text}"
     entry = decoded.entry
+    if not all(sendable(name) for name, _ in own):
+        return "the name of one of its headers cannot be sent: have its sender name it in UTF-8 without NUL"
     if entry.event_time > now + round(library.policy.future_h * NS_PER_HOUR):
         return "would be refused again, future: its event time still lies ahead"
     if reason == "late" and entry.kind == "wearable":

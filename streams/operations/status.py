@@ -11,11 +11,10 @@ from streams.adapters.log_reader import LogReader
 from streams.adapters.redis_rebuild import RebuildStore
 from streams.adapters.redis_store import PartitionMeta
 from streams.adapters.topics import read_topics
-from streams.fingerprint import fingerprint_of
 from streams.operations import ask_store
 from streams.ports import OUTBOXES
+from streams.releases import load_releases
 from streams.settings import Settings
-from twinstate.library import load_library
 from twinstate.twin import FORMAT
 
 # A worker that has not written for so long while records or messages wait is away or stuck.
@@ -57,7 +56,7 @@ class Stands(NamedTuple):
 class Expected(NamedTuple):
     """What this code, library and settings are: what a partition is held against."""
 
-    fingerprint: str
+    fingerprints: tuple[str, ...]
     format: int
     outbox_limit: int
 
@@ -67,6 +66,7 @@ class Status(NamedTuple):
 
     partitions: tuple[Stands, ...]
     needs: tuple[tuple[int, str], ...]
+    expected: Expected
 
 
 def status(settings: Settings) -> Status:
@@ -78,7 +78,7 @@ def status(settings: Settings) -> Status:
     """
     topics = read_topics(settings.paths.topics)
     expected = Expected(
-        fingerprint_of(load_library(settings.paths.library)), FORMAT, settings.worker.outbox_max_messages
+        load_releases(settings.paths.library).fingerprints(), FORMAT, settings.worker.outbox_max_messages
     )
     found = []
     with LogReader(settings.kafka.connection(), topics.names.records) as log:
@@ -89,7 +89,7 @@ def status(settings: Settings) -> Status:
             lag = max(0, end - (first if stands.instance is None else stands.next_offset))
             found.append(stands._replace(first_offset=first, end_offset=end, lag=lag))
     return Status(
-        tuple(found), tuple((one.partition, text) for one in found for text in needs(one, expected))
+        tuple(found), tuple((one.partition, text) for one in found for text in needs(one, expected)), expected
     )
 
 
@@ -120,28 +120,7 @@ def needs(stands: Stands, expected: Expected) -> Iterator[str]:
     if stands.instance is None:
         yield "no worker has ever acquired it: start one, twin worker"
         return
-    if stands.next_offset > stands.end_offset:
-        yield (
-            f"its twins stand at offset {stands.next_offset}, the log ends at {stands.end_offset}: the topic was made "
-            "anew, or Redis belongs to another Kafka. Join the two that belong together"
-        )
-    if stands.next_offset < stands.first_offset:
-        yield (
-            f"records {stands.next_offset} to {stands.first_offset - 1} are gone from the log and were never applied, "
-            "so workers end with status 65: restore the topic, or a Redis that had applied them"
-        )
-    other = [number for number in stands.formats if number != expected.format]
-    if other:
-        yield (
-            f"it holds twins of state format {', '.join(map(str, other))}, this code reads {expected.format}: "
-            f"stop the workers and derive them again, twin rebuild --partition {stands.partition}"
-        )
-    elif stands.fingerprint != expected.fingerprint:
-        yield (
-            f"its twins were made under fingerprint {stands.fingerprint}, code and library here are "
-            f"{expected.fingerprint}: run the version that made them, or stop the workers and derive them again, "
-            f"twin rebuild --partition {stands.partition}"
-        )
+    yield from misfits(stands, expected)
     for outbox, count in stands.waiting.items():
         if count >= expected.outbox_limit:
             yield (
@@ -158,4 +137,30 @@ def needs(stands: Stands, expected: Expected) -> Iterator[str]:
         yield (
             f"{sum(stands.waiting.values())} messages wait and nothing was written for {stands.seen_s:.0f} s: start a "
             "worker, twin worker, or see its log for what the output topic says"
+        )
+
+
+def misfits(stands: Stands, expected: Expected) -> Iterator[str]:
+    """Say what of a partition's twins does not go with the log, or with the code and libraries here."""
+    if stands.next_offset > stands.end_offset:
+        yield (
+            f"its twins stand at offset {stands.next_offset}, the log ends at {stands.end_offset}: the topic was made "
+            "anew, or Redis belongs to another Kafka. Join the two that belong together"
+        )
+    if stands.next_offset < stands.first_offset:
+        yield (
+            f"records {stands.next_offset} to {stands.first_offset - 1} are gone from the log and were never applied, "
+            "so workers end with status 65: restore the topic, or a Redis that had applied them"
+        )
+    other = [number for number in stands.formats if number != expected.format]
+    if other:
+        yield (
+            f"it holds twins of state format {', '.join(map(str, other))}, this code reads {expected.format}: "
+            f"stop the workers and derive them again, twin rebuild --partition {stands.partition}"
+        )
+    elif stands.fingerprint not in expected.fingerprints:
+        yield (
+            f"its twins were made under fingerprint {stands.fingerprint}, code and library here are "
+            f"{expected.fingerprints[0]}: run the version that made them, or stop the workers and derive them again, "
+            f"twin rebuild --partition {stands.partition}"
         )

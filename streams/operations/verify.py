@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from streams.activation import CONTROL_KEY
 from streams.adapters.log_reader import LogReader
 from streams.adapters.redis_rebuild import RebuildStore, Rows
 from streams.adapters.redis_store import PartitionMeta
@@ -21,8 +22,8 @@ from streams.fingerprint import fingerprint_of
 from streams.operations import OperationError, ask_store, checked_partition
 from streams.oracle import Oracle
 from streams.ports import StoredTwin
+from streams.releases import MissingLibraryError, Releases, load_releases
 from streams.settings import Settings
-from twinstate.library import load_library
 
 # Partition, log offsets read, and how many there are to read.
 Watch = Callable[[int, int, int], None]
@@ -72,8 +73,7 @@ def verify(
         StoreError: Redis does not answer.
     """
     topics = read_topics(settings.paths.topics)
-    library = load_library(settings.paths.library)
-    here = fingerprint_of(library)
+    releases = load_releases(settings.paths.library)
     if patient is not None:
         partition = partition_of(patient.encode(), topics.partitions)
     chosen = (
@@ -86,16 +86,28 @@ def verify(
             meta, rows, needed = ask_store(settings, question)
             if meta is None:
                 continue
-            _check(number, meta, here, needed, log.bounds(number))
-            oracle = Oracle(library, topics.partitions)
+            _check(number, meta, releases, needed, log.bounds(number))
+            oracle = Oracle(releases.first, topics.partitions, releases=releases)
             records = 0
             for stretch in log.read(number, meta.position, settings.kafka.batch_max_records):
-                mine = [r for r in stretch.records if patient is None or r.key == patient.encode()]
+                mine = [
+                    r for r in stretch.records if patient is None or r.key in (patient.encode(), CONTROL_KEY)
+                ]
                 for begin in range(0, len(mine), 20):  # the oracle is slow: let the bar move within a stretch
-                    oracle.read(number, mine[begin : begin + 20])
+                    try:
+                        oracle.read(number, mine[begin : begin + 20])
+                    except MissingLibraryError as error:
+                        raise OperationError(f"partition {number}: {error}") from error
                     watch(number, mine[begin].offset, meta.position)
                 records += len(mine)
             watch(number, meta.position, meta.position)
+            told = fingerprint_of(oracle.active(number))
+            if told != meta.fingerprint:
+                raise OperationError(
+                    f"partition {number}: the log ends under fingerprint {told}, its twins were made under "
+                    f"{meta.fingerprint}: another library was the first one then. Restore it in config/, or stop "
+                    f"the workers and derive them again, twin rebuild --partition {number}"
+                )
             expected = oracle.account().twins
             differing = compare_twins(rows.twins, expected)
             done.append(Verified(number, meta.position, records, len({*rows.twins, *expected}), differing))
@@ -141,10 +153,11 @@ async def _read(
 
 
 def _check(
-    partition: int, meta: PartitionMeta, here: str, needed: int | None, bounds: tuple[int, int]
+    partition: int, meta: PartitionMeta, releases: Releases, needed: int | None, bounds: tuple[int, int]
 ) -> None:
     """See that bytes can be compared, and that the log holds what the twins rest on."""
-    if meta.fingerprint != here:
+    if releases.of_twins(meta.fingerprint) is None:
+        here = fingerprint_of(releases.first)
         raise OperationError(
             f"partition {partition}: its twins were made under fingerprint {meta.fingerprint}, this code and library "
             f"have {here}, and bytes agree under one fingerprint only. Run this with the code, library and kind of "

@@ -17,6 +17,7 @@ class Chart(dict[Identity, Entry]):
     Attributes:
         old_frames: Frames that can no longer be revised or recognised; their samples still count.
         gone_until: Largest event time of uncancelled records that have left memory, UTC ns: they still won.
+        erased_until: Nothing up to this event time (UTC ns) is taken any more: the patient was forgotten.
     """
 
     def __init__(self) -> None:
@@ -24,10 +25,11 @@ class Chart(dict[Identity, Entry]):
         super().__init__()
         self.old_frames: list[Entry] = []
         self.gone_until: int | None = None
+        self.erased_until: int | None = None
 
 
 APPLIED, DUPLICATE, SUPERSEDED = "applied", "duplicate", "superseded"
-LATE, FUTURE = "late", "future"
+LATE, FUTURE, FORGOTTEN = "late", "future", "forgotten"
 # Who the patient is, and whether he is here, holds until something else is said.
 NEVER_FORGOTTEN = ("patient", "regimen", "discharge")
 
@@ -60,6 +62,18 @@ def watermark_of(chart: Chart) -> int | None:
 def is_pending(chart: Chart) -> bool:
     """No patient record holds."""
     return not any(entry.kind == "patient" and not entry.cancelled for entry in chart.values())
+
+
+def is_empty(chart: Chart) -> bool:
+    """No record was accepted, or none since the patient was forgotten."""
+    return not chart and chart.gone_until is None
+
+
+def erase(chart: Chart, at: int) -> Chart:
+    """What is left of a patient who is forgotten: until when."""
+    empty = Chart()
+    empty.erased_until = max(at, watermark_of(chart) or at)
+    return empty
 
 
 def longest_keep(library: Library) -> int:
@@ -97,11 +111,16 @@ def judge(
         backfill: The record is marked as history.
 
     Returns:
-        `applied`, `duplicate`, `superseded`, `late` or `future`.
+        `applied`, `duplicate`, `superseded`, `late`, `future` or `forgotten`.
     """
     policy = library.policy
     if entry.event_time > append_time + nanoseconds(policy.future_h):
         return FUTURE
+    before = chart.erased_until is not None and entry.event_time <= chart.erased_until
+    if entry.kind == "forget":
+        return DUPLICATE if before else APPLIED
+    if before or (entry.kind == "tick" and chart.erased_until is not None and is_empty(chart)):
+        return FORGOTTEN
     gone = forgotten_before(entry.kind, hour, library)
     if gone is not None and entry.event_time < gone:
         return LATE

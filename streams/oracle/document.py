@@ -10,6 +10,7 @@ from streams.oracle.acceptance import (
     absences,
     frames_of,
     hour_end,
+    is_empty,
     is_pending,
     nanoseconds,
     watermark_of,
@@ -158,6 +159,8 @@ def _state(chart: Chart, estimates: list[DrugEstimate], failure: str) -> tuple[s
     away = absences(chart)
     if failure:
         return "quarantined", (failure,)
+    if chart.erased_until is not None and is_empty(chart):
+        return "forgotten", ()
     if is_pending(chart):
         return "pending", ("no patient record has been accepted yet",)
     if away and away[-1][1] is None:
@@ -195,6 +198,8 @@ def _quality(
     for left, back in absences(chart):
         if any(left < record.event_time and (back is None or record.event_time < back) for record in records):
             flags.add("after_discharge")
+    if chart.erased_until is not None:
+        flags.add("history_forgotten")
     return tuple(sorted(flags))
 
 

@@ -222,6 +222,26 @@ def tell(spells: list[Spell], told: dict[str, Told]) -> list[Event]:
     return events
 
 
+def tell_what_stands(spells: list[Spell], told: dict[str, Told]) -> list[Event]:
+    """The same after a change of library, when the past reads differently: only of what stands, now or for subscribers.
+
+    What is over on both sides is put right in `told` without a word.
+    """
+    standing = {spell.id for spell in spells if spell.ended is None}
+    standing |= {name for name, known in told.items() if known.type in ("raised", "updated")}
+    of_those = {name: known for name, known in told.items() if name in standing}
+    events = tell([spell for spell in spells if spell.id in standing], of_those)
+    told.update(of_those)
+    over = {spell.id: spell for spell in spells if spell.id not in standing}
+    for name, known in told.items():
+        if name not in standing:
+            known.type = "cleared" if name in over else "retracted"
+    for name, spell in over.items():
+        if name not in told:
+            told[name] = Told(spell, "cleared", 0)
+    return events
+
+
 def hashed(*parts: str) -> str:
     """SHA-256 of parts with a separator, as 26 letters and digits."""
     digest = hashlib.sha256(chr(31).join(parts).encode()).digest()

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from streams.codec import Decoder, Refusal
+from streams.activation import Activation, read_activation
+from streams.codec import Decoder, Refusal, partition_of
 from streams.oracle.acceptance import (
     APPLIED,
     FUTURE,
     LATE,
     Chart,
     accept,
+    erase,
     forget,
     hour_reached,
+    is_empty,
     judge,
     nanoseconds,
     watermark_of,
 )
 from streams.oracle.document import canonical_bytes
-from streams.oracle.episodes import Point, Spell, Told, evaluate, spells_of, tell
+from streams.oracle.episodes import Event, Point, Spell, Told, evaluate, spells_of, tell, tell_what_stands
 from streams.oracle.messages import dead_letter, risk_event
 from streams.ports import Outgoing, RawRecord
+from streams.releases import Releases
 from twinstate.digest import digest_of
 from twinstate.history import Entry
 from twinstate.library import Library
+from twinstate.succession import breaches
 
 SOURCE = "urn:twin-updater"
 
@@ -79,18 +84,27 @@ class Account:
         }
 
 
+def known(chart: Chart) -> bool:
+    """Whether there is something to store: records, or that there were some."""
+    return bool(chart) or chart.erased_until is not None
+
+
 class Oracle:
     """Reads whole partitions and says what a worker must have made of them."""
 
-    def __init__(self, library: Library, partitions: int, source: str = SOURCE) -> None:
+    def __init__(
+        self, library: Library, partitions: int, source: str = SOURCE, releases: Releases | None = None
+    ) -> None:
         """Begin before the first record.
 
         Args:
-            library: Models, signals and policy.
+            library: Models, signals and policy that the log begins under.
             partitions: How many the topic has.
             source: CloudEvents source, part of every episode's name.
+            releases: Libraries that the log may activate.
         """
-        self._library = library
+        self._releases = Releases(library) if releases is None else releases
+        self._active = dict.fromkeys(range(partitions), library)
         self._partitions = partitions
         self._source = source
         self._patients: dict[str, Patient] = {}
@@ -98,14 +112,32 @@ class Oracle:
         self._dead_letters: dict[int, list[Outgoing]] = {}
         self._counts: Counter[str] = Counter()
 
+    def active(self, partition: int) -> Library:
+        """The library in effect after what was read of a partition."""
+        return self._active[partition]
+
     def read(self, partition: int, records: Iterable[RawRecord]) -> None:
-        """Read one partition's log, or the next piece of it, in offset order."""
-        decoder = Decoder(self._library, partition, self._partitions)
+        """Read one partition's log, or the next piece of it, in offset order.
+
+        Raises:
+            MissingLibraryError: It activates a library that is not here.
+        """
         risk = self._risk.setdefault(partition, [])
         refused = self._dead_letters.setdefault(partition, [])
         for raw in records:
             self._counts["records"] += 1
-            decoded = decoder.decode(raw)
+            asked = read_activation(raw)
+            if asked is not None:
+                outcome, events = self._switch(partition, asked, raw)
+                if outcome in ("activated", "duplicate"):
+                    self._counts[outcome] += 1
+                    risk.extend(events)
+                else:
+                    self._counts[f"dead_letters.{outcome}"] += 1
+                    refused.append(dead_letter(raw, outcome, partition))
+                continue
+            library = self._active[partition]
+            decoded = Decoder(library, partition, self._partitions).decode(raw)
             if isinstance(decoded, Refusal):
                 outcome = decoded.reason
             else:
@@ -114,7 +146,7 @@ class Oracle:
                     patient.chart,
                     decoded.entry,
                     raw.append_time,
-                    self._library,
+                    library,
                     patient.hour,
                     backfill=decoded.backfill,
                 )
@@ -123,38 +155,97 @@ class Oracle:
                 refused.append(dead_letter(raw, outcome, partition))
                 continue
             self._counts[outcome] += 1
-            if outcome == APPLIED:
-                events = self._follow(decoded.patient, patient, decoded.entry, raw)
+            if outcome == APPLIED and decoded.entry.kind == "forget":
+                risk.extend(self._forget(decoded.patient, patient, decoded.entry, raw, library))
+            elif outcome == APPLIED:
+                events = self._follow(decoded.patient, patient, decoded.entry, raw, library)
                 risk.extend(events)
 
     def account(self) -> Account:
         """The twins now, and everything emitted so far."""
         return Account(
-            twins={name: self._document(name, p) for name, p in sorted(self._patients.items()) if p.chart},
+            twins={
+                name: self._document(name, p) for name, p in sorted(self._patients.items()) if known(p.chart)
+            },
             risk=self._risk,
             dead_letters=self._dead_letters,
             counts=dict(self._counts),
         )
 
-    def _follow(self, name: str, patient: Patient, entry: Entry, raw: RawRecord) -> list[Outgoing]:
+    def _switch(
+        self, partition: int, asked: Activation | Refusal, raw: RawRecord
+    ) -> tuple[str, list[Outgoing]]:
+        """Let another library take effect for the whole partition."""
+        if isinstance(asked, Refusal):
+            return asked.reason, []
+        before = self._active[partition]
+        if asked.library == before.fingerprint:
+            return "duplicate", []
+        library = self._releases.of_content(asked.library)
+        if breaches(before, library):
+            return "unfit_library", []
+        self._active[partition] = library
+        messages: list[Outgoing] = []
+        for name, patient in sorted(self._patients.items()):
+            if is_empty(patient.chart) or partition_of(name.encode(), self._partitions) != partition:
+                continue
+            closed = None if patient.hour is None else patient.hour - nanoseconds(library.policy.revise_h)
+            patient.computed = {
+                time: point
+                for time, point in patient.computed.items()
+                if closed is not None and time < closed
+            }
+            points = evaluate(patient.chart, library, patient.computed, closed)
+            patient.spells = spells_of(points, library.policy, self._source, name)
+            forget(patient.chart, patient.hour, library)
+            watermark = watermark_of(patient.chart) or 0
+            for event in tell_what_stands(patient.spells, patient.told):
+                self._counts[f"events.{event.type}"] += 1
+                described = before if event.type == "retracted" else library
+                number = len(messages) + 1
+                messages.append(risk_event(raw, number, name, event, self._source, watermark, described))
+        return "activated", messages
+
+    def _forget(
+        self, name: str, patient: Patient, entry: Entry, raw: RawRecord, library: Library
+    ) -> list[Outgoing]:
+        """Leave nothing of a patient but until when, and end what subscribers hold to be standing."""
+        chart = erase(patient.chart, entry.event_time)
+        until = chart.erased_until
+        assert until is not None
+        standing = [known for known in patient.told.values() if known.type in ("raised", "updated")]
+        standing.sort(key=lambda known: (known.spell.drug, known.spell.threshold, known.spell.crossing))
+        self._patients[name] = Patient(chart)
+        messages = []
+        for number, known in enumerate(standing, start=1):
+            self._counts["events.cleared"] += 1
+            spell = replace(known.spell, ended=until, reason="forgotten", latest=until)
+            event = Event("cleared", spell, known.revision + 1, None, None)
+            messages.append(risk_event(raw, number, name, event, self._source, 0, library))
+        return messages
+
+    def _follow(
+        self, name: str, patient: Patient, entry: Entry, raw: RawRecord, library: Library
+    ) -> list[Outgoing]:
         old = patient.chart.get(entry.identity)
         accept(patient.chart, entry)
         changed = [one.event_time for one in (old, entry) if one is not None and not one.cancelled]
         # Closed is what was closed before this record: a patient just made known is evaluated from the beginning.
-        closed = None if patient.hour is None else patient.hour - nanoseconds(self._library.policy.revise_h)
+        closed = None if patient.hour is None else patient.hour - nanoseconds(library.policy.revise_h)
         for time in [time for time in patient.computed if changed and time >= min(changed)]:
             if closed is None or time >= closed:
                 del patient.computed[time]
-        points = evaluate(patient.chart, self._library, patient.computed, closed)
+        points = evaluate(patient.chart, library, patient.computed, closed)
         patient.hour = hour_reached(patient.chart, patient.hour)
-        forget(patient.chart, patient.hour, self._library)
-        patient.spells = spells_of(points, self._library.policy, self._source, name)
+        forget(patient.chart, patient.hour, library)
+        patient.spells = spells_of(points, library.policy, self._source, name)
         watermark = watermark_of(patient.chart) or 0
         messages = []
         for number, event in enumerate(tell(patient.spells, patient.told), start=1):
             self._counts[f"events.{event.type}"] += 1
-            messages.append(risk_event(raw, number, name, event, self._source, watermark, self._library))
+            messages.append(risk_event(raw, number, name, event, self._source, watermark, library))
         return messages
 
     def _document(self, name: str, patient: Patient) -> bytes:
-        return canonical_bytes(name, patient.chart, patient.spells, self._library, patient.hour)
+        library = self._active[partition_of(name.encode(), self._partitions)]
+        return canonical_bytes(name, patient.chart, patient.spells, library, patient.hour)

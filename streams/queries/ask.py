@@ -21,6 +21,7 @@ from streams.queries.forecast import Span, forecast_drug
 from streams.queries.listing import Page, cut, read_row
 from streams.queries.trails import arrivals_in, holdings, note
 from streams.queries.views import AsOf, QuestionError, View, describe_twin, look
+from streams.releases import Releases
 from twinstate.library import Library
 from twinstate.twin import Rules
 
@@ -73,19 +74,32 @@ class Queries:
 
     Args:
         reader: Of the store.
-        library: The worker's.
+        library: The worker's, which the log begins under.
         partitions: Of the input topic.
         source: CloudEvents source of the risk events, part of the episodes' names.
         clock: Wall clock, UTC ns; it tells ages, nothing else.
+        releases: Libraries that the log may have activated.
     """
 
     def __init__(
-        self, reader: TwinReader, library: Library, partitions: int, source: str, clock: Callable[[], int]
+        self,
+        reader: TwinReader,
+        library: Library,
+        partitions: int,
+        source: str,
+        clock: Callable[[], int],
+        releases: Releases | None = None,
     ) -> None:
         self.reader = reader
         self.rules = Rules(library, source)
         self.partitions = partitions
         self.clock = clock
+        self.releases = Releases(library) if releases is None else releases
+
+    def rules_of(self, fingerprint: str) -> Rules:
+        """What twins of this fingerprint were made by; the first library where none here makes such twins."""
+        library = self.releases.of_twins(fingerprint)
+        return self.rules if library is None else Rules(library, self.rules.source)
 
     async def twin(self, patient: str, as_of: AsOf = "live") -> answers.TwinAnswer:
         """One twin, as stored or as of an earlier moment.
@@ -95,8 +109,9 @@ class Queries:
             StoreUnavailableError: The store does not answer.
         """
         found, position, fingerprint = await self._recall(patient)
-        view = await asyncio.to_thread(self._look, found, as_of)
-        return describe_twin(view, found.version, position, fingerprint, self.clock(), self.rules)
+        rules = self.rules_of(fingerprint)
+        view = await asyncio.to_thread(self._look, found, as_of, rules)
+        return describe_twin(view, found.version, position, fingerprint, self.clock(), rules)
 
     async def forecast(
         self, patient: str, drug: str | None = None, span: Span | None = None, as_of: AsOf = "live"
@@ -113,11 +128,12 @@ class Queries:
             QuestionError: No such patient or drug, or no estimate to start from.
             StoreUnavailableError: The store does not answer.
         """
-        found, position, _ = await self._recall(patient)
+        found, position, fingerprint = await self._recall(patient)
+        rules = self.rules_of(fingerprint)
 
         def compute() -> answers.ForecastAnswer:
-            view = self._look(found, as_of)
-            return forecast_drug(view, drug, span or Span(), found.version, position, self.rules)
+            view = self._look(found, as_of, rules)
+            return forecast_drug(view, drug, span or Span(), found.version, position, rules)
 
         return await asyncio.to_thread(compute)
 
@@ -144,7 +160,8 @@ class Queries:
             if meta is None:
                 continue
             positions.append(answers.Position(partition=partition, next_offset=meta.position))
-            rows += [read_row(content, self.rules.library.drugs) for content in index.values()]
+            drugs = self.rules_of(meta.fingerprint).library.drugs
+            rows += [read_row(content, drugs) for content in index.values()]
         return rows, tuple(positions)
 
     async def risks(self) -> answers.RisksAnswer:
@@ -218,7 +235,8 @@ class Queries:
             positions[partition] = meta.position
             fingerprints.add(meta.fingerprint)
             _, index = await self.reader.read_index(partition)
-            states.update([str(read_row(row, self.rules.library.drugs).state) for row in index.values()])
+            drugs = self.rules_of(meta.fingerprint).library.drugs
+            states.update([str(read_row(row, drugs).state) for row in index.values()])
             for content in (await self.reader.read_standing(partition))[1].values():
                 severities.update([str(e["severity"]) for e in msgspec.json.decode(content)])
             waiting[partition] = {o: await self.reader.outbox_length(partition, o) for o in OUTBOXES}
@@ -263,6 +281,6 @@ class Queries:
             meta.fingerprint,
         )
 
-    def _look(self, found: Recalled, as_of: AsOf) -> View:
+    def _look(self, found: Recalled, as_of: AsOf, rules: Rules) -> View:
         assert found.twin is not None  # _recall has checked
-        return look(found.twin, as_of, self.rules)
+        return look(found.twin, as_of, rules)

@@ -24,7 +24,7 @@ STANDING, UNKNOWN = 10.0, -5.0
 
 
 class IndexRow(msgspec.Struct, frozen=True):
-    """A row as `streams.pipeline.index_row` writes it."""
+    """A row as `streams.messages.index_row` writes it."""
 
     patient: str
     state: str

@@ -18,7 +18,7 @@ from twinstate.risk.assess import Interval, Risk
 from twinstate.risk.episodes import tell_story
 from twinstate.telemetry import Telemetry
 from twinstate.timeline import Timeline
-from twinstate.twin import Rules, Twin, TwinDocument, TwinMemory
+from twinstate.twin import FORGOTTEN, Rules, Twin, TwinDocument, TwinMemory
 from twinstate.types import NS_PER_HOUR
 
 AsOf = Literal["live", "settled"] | int
@@ -79,6 +79,10 @@ def look(stored: StoredTwin, as_of: AsOf, rules: Rules) -> View:
             "other-version",
             "this twin was stored by another version of the code; run that version, or derive it again: twin rebuild",
         ) from None
+    if document.state == FORGOTTEN:
+        raise QuestionError(
+            "forgotten", "what was known of this patient was erased, and no record has come since"
+        )
     if document.watermark == 0 and not any(not e.cancelled for e in (*document.entries, *memory.frames)):
         raise QuestionError(
             "no-such-twin", "every record of this patient has been cancelled, so nothing is known"

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Awaitable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from streams.ports import StoreUnavailableError
@@ -28,6 +28,7 @@ from streams.web.intake import Intake
 from streams.web.intake_routes import intake_routes
 from streams.web.parameters import AsOfText, Patient, read_as_of
 from streams.web.problems import MEDIA_TYPE, Problem, ProblemError, handle_problems
+from streams.web.risk_stream import RiskStream
 from streams.web.shown import example
 from streams.web.token import admits
 
@@ -58,7 +59,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def create_api(
-    queries: Queries, token: str, intake: Intake | None, *, open_metrics: bool, answer_within_s: float
+    queries: Queries,
+    token: str,
+    intake: Intake | None,
+    *,
+    open_metrics: bool,
+    answer_within_s: float,
+    stream: RiskStream | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -68,6 +75,7 @@ def create_api(
         intake: Takes records, with a token of its own; None for an API that only answers.
         open_metrics: /metrics answers without the token: right on loopback only.
         answer_within_s: Longest time for one answer.
+        stream: Risk events as they come; None for an API without.
     """
     # No /docs: its page runs a script from a third party, in the window where a token would be pasted.
     app = FastAPI(title="Twin updater", version="1", description=ABOUT, docs_url=None, redoc_url=None)
@@ -153,6 +161,26 @@ def create_api(
         """
         return await within(queries.risks())
 
+    if stream is not None:
+
+        @v1.get(
+            "/risks/stream",
+            summary="Risk events as they come",
+            tags=["risks"],
+            response_class=Response,
+            responses={200: {"content": {"text/event-stream": {}}, "description": "Server-Sent Events"}},
+        )
+        async def risk_stream(
+            last_event_id: Annotated[
+                str | None, Header(description="Of the last event heard: the stream goes on after it")
+            ] = None,
+        ) -> Response:
+            """Server-Sent Events: `standing` (what stands now), then `raised`, `updated`, `cleared`, `retracted`.
+
+            Data as in the risk topic. Who takes nothing for 10 s is cut off, and goes on with `Last-Event-ID`.
+            """
+            return await within(stream.listen(last_event_id))
+
     app.include_router(v1)
     app.include_router(intake_routes(intake, token))
 
@@ -183,7 +211,7 @@ def create_api(
             counts = await within(queries.counts())
         except (StoreUnavailableError, TimeoutError):
             counts = None
-        more = () if intake is None else (intake.metrics,)
+        more = [one.metrics for one in (intake, stream) if one is not None]
         body = metrics.render_metrics(counts, queries.rules.library.fingerprint, *more)
         return Response(body, media_type=metrics.MEDIA_TYPE)
 

@@ -30,6 +30,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "no-such-twin": Kind(HTTPStatus.NOT_FOUND, "There is no twin of this patient"),
+    "forgotten": Kind(HTTPStatus.GONE, "The patient was forgotten"),
     "no-such-drug": Kind(HTTPStatus.NOT_FOUND, "The twin has no such drug"),
     "which-drug": Kind(HTTPStatus.BAD_REQUEST, "The twin has several drugs"),
     "no-estimate": Kind(HTTPStatus.CONFLICT, "The twin cannot be forecast as it stands"),
@@ -48,6 +49,8 @@ KINDS: dict[str, Kind] = {
     "unsupported-media-type": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Records come as JSON or NDJSON"),
     "bad-records": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A record breaks its rule; none was sent"),
     "too-many-waiting": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many records wait for the broker"),
+    "too-many-streams": Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many listen to risk events"),
+    "broker-unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka does not answer"),
     "not-acknowledged": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka did not acknowledge in time"),
     "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Not ready to answer"),
     "store-unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The store of twins does not answer"),

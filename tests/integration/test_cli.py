@@ -316,7 +316,7 @@ def test_doctor_finds_a_strayed_producer_and_another_fingerprint(
     stray = next(p for p in ("a", "b", "c", "d", "e") if partition_of(p.encode(), PARTITIONS) != 0)
     sender = Sender(stray, "ward").tick(at(0), "t")
     filler.apply([], bad=sender.value)  # key nobody, partition 0
-    monkeypatch.setattr("streams.doctor.fingerprint_of", lambda library: "another")
+    monkeypatch.setattr("streams.releases.fingerprint_of", lambda library: "another")
     wrong = {f["check"]: f["found"] for f in line.json("doctor", status=1) if not f["ok"]}
     assert "twin rebuild" in wrong["fingerprint"]
 

@@ -1,16 +1,12 @@
-"""The commit protocol's scripts on a real Redis: every answer, and a small model of the whole."""
+"""The commit protocol's scripts on a real Redis: every answer. `test_commit_model.py` has what follows on what."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from streams.adapters.redis_store import RedisStore, StoreLimits, connect
 from streams.embedded import EmbeddedRedis
@@ -190,6 +186,20 @@ def test_batch_applied_twice_answers_ahead_and_changes_nothing(desk: Desk, redis
             {"p1": 1},
             Answer(Verdict.FULL, 5, "risk"),
         ),
+        (
+            5,
+            6,
+            BatchOutcome(twins={"p1": twin(9)}, under="f9"),
+            {"p1": 1},
+            Answer(Verdict.CONFLICT, 5, "the library is f1, not f9"),
+        ),
+        (
+            5,
+            6,
+            BatchOutcome(twins={"new": twin(9)}, under="f1", fingerprint="f2"),
+            {},
+            Answer(Verdict.CONFLICT, 5, "another library takes effect in 0 twins of 1"),
+        ),
     ],
 )
 def test_refused_batch_changes_no_byte(
@@ -206,6 +216,23 @@ def test_refused_batch_changes_no_byte(
     before = everything(redis_client)
     assert desk.apply(lease, begin, end, outcome, versions) == answer
     assert everything(redis_client) == before
+
+
+def test_activation_sets_the_library_with_the_twins_and_an_owner_must_have_it_from_then_on(
+    desk: Desk,
+) -> None:
+    lease = desk.acquire()
+    desk.apply(lease, 0, 5, BatchOutcome(twins={"p1": twin(1)}))
+    outcome = BatchOutcome(twins={"p1": twin(2), "new": twin(2)}, under="f1", fingerprint="f2")
+    assert desk.apply(lease, 5, 6, outcome, {"p1": 1}).verdict is Verdict.OK
+    assert desk.runner.run(desk.store.stands_under(PARTITION)) == "f2"
+    with pytest.raises(StoreRefusedError, match="f2"):
+        desk.acquire(fingerprint="f1")
+    with pytest.raises(StoreRefusedError, match="f2"):
+        desk.runner.run(desk.store.acquire(PARTITION, Claim(1, "b", "instance-b", "f1", ("f0",)), 0))
+    claim = Claim(1, "b", "instance-b", "f1", ("f0", "f2"))
+    again = desk.runner.run(desk.store.acquire(PARTITION, claim, 0))
+    assert (again.fingerprint, again.position) == ("f2", 6)
 
 
 def test_batch_larger_than_the_outbox_limit_fits_an_empty_outbox(desk: Desk) -> None:
@@ -327,147 +354,3 @@ def test_last_process_to_claim_an_instance_owns_it(desk: Desk) -> None:
     run(store.claim_instance("w1", "a"))
     run(store.claim_instance("w1", "b"))
     assert run(store.instance_owner("w1")) == "b"
-
-
-@dataclass
-class Model:
-    """What one partition should hold: the protocol in a page of Python."""
-
-    epoch: int = 0
-    owner: str = ""
-    generation: int = 0
-    position: int = 0
-    twins: dict[str, tuple[StoredTwin, int]] = field(default_factory=dict)
-    outbox: list[tuple[int, int]] = field(default_factory=list)
-    newest: tuple[int, int] = (0, 0)
-    mark: tuple[int, int] = (-1, -1)
-    count: int = 0
-
-    def apply(
-        self, lease: Lease, begin: int, end: int, outcome: BatchOutcome, versions: dict[str, int]
-    ) -> tuple[Verdict, int]:
-        ids = [tuple(int(part) for part in message.id.split("-")) for message in outcome.outgoing]
-        if (lease.epoch, lease.owner) != (self.epoch, self.owner):
-            return Verdict.FENCED, self.position
-        if begin != self.position:
-            return (Verdict.AHEAD if self.position > begin else Verdict.BEHIND), self.position
-        if any(
-            self.twins.get(patient, (None, 0))[1] != versions.get(patient, 0) for patient in outcome.twins
-        ):
-            return Verdict.CONFLICT, self.position
-        if any(later <= earlier for earlier, later in zip([self.newest, *ids], ids, strict=False)):
-            return Verdict.CONFLICT, self.position
-        if ids and self.outbox and len(self.outbox) + len(ids) > LIMITS.outbox_messages:
-            return Verdict.FULL, self.position
-        for patient, value in outcome.twins.items():
-            self.twins[patient] = (value, versions.get(patient, 0) + 1)
-        self.outbox += [(offset, number) for offset, number in ids]
-        self.newest = self.outbox[-1] if ids else self.newest
-        self.count += outcome.counts.get("applied", 0)
-        self.position = end
-        return Verdict.OK, end
-
-    def ack(self, lease: Lease, last: tuple[int, int]) -> bool:
-        if (lease.epoch, lease.owner) != (self.epoch, self.owner):
-            return False
-        self.mark = max(self.mark, last)
-        self.outbox = [entry for entry in self.outbox if entry > last]
-        return True
-
-
-def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
-    """Build the state machine against the Redis at `url`."""
-    patients = st.sampled_from(["p1", "p2", "p3"])
-    ids = st.tuples(st.integers(0, 12), st.integers(1, 3))
-
-    class Protocol(RuleBasedStateMachine):
-        @initialize()
-        def empty(self) -> None:
-            self.desk = Desk(url)
-            redis.Redis.from_url(url).flushdb()
-            self.model = Model()
-            self.leases: list[Lease] = []
-
-        @rule(owner=st.sampled_from(["a", "b", "c"]), generation=st.integers(1, 3))
-        def acquire(self, owner: str, generation: int) -> None:
-            stale = generation < self.model.generation and owner != self.model.owner
-            try:
-                lease = self.desk.acquire(owner, generation)
-            except StaleClaimError:
-                assert stale
-                return
-            assert not stale
-            self.model.epoch, self.model.owner, self.model.generation = (
-                self.model.epoch + 1,
-                owner,
-                generation,
-            )
-            assert (lease.epoch, lease.position) == (self.model.epoch, self.model.position)
-            self.leases.append(lease)
-
-        @rule(
-            pick=st.integers(0, 2),
-            shift=st.sampled_from([0, 0, 0, -1, 1]),
-            length=st.integers(1, 3),
-            changed=st.sets(patients),
-            wrong=st.sampled_from([0, 0, 0, 1]),
-            sent=st.lists(ids, max_size=3, unique=True).map(sorted),
-        )
-        def apply(
-            self,
-            pick: int,
-            shift: int,
-            length: int,
-            changed: set[str],
-            wrong: int,
-            sent: list[tuple[int, int]],
-        ) -> None:
-            if not self.leases:
-                return
-            lease = self.leases[max(0, len(self.leases) - 1 - pick)]
-            begin = self.model.position + shift
-            versions = {patient: self.model.twins.get(patient, (None, 0))[1] + wrong for patient in changed}
-            outcome = BatchOutcome(
-                twins={patient: twin(begin + length) for patient in sorted(changed)},
-                outgoing=[risk(f"{offset}-{number}") for offset, number in sent],
-                counts={"applied": length},
-            )
-            answer = self.desk.apply(lease, begin, begin + length, outcome, versions)
-            expected = self.model.apply(lease, begin, begin + length, outcome, versions)
-            assert (answer.verdict, answer.position) == expected
-
-        @rule(pick=st.integers(0, 1), last=ids)
-        def ack(self, pick: int, last: tuple[int, int]) -> None:
-            if self.leases:
-                lease = self.leases[max(0, len(self.leases) - 1 - pick)]
-                assert self.desk.ack(lease, f"{last[0]}-{last[1]}") == self.model.ack(lease, last)
-
-        @invariant()
-        def store_holds_what_the_model_holds(self) -> None:
-            if not self.leases:
-                return
-            found = self.desk.recall("p1", "p2", "p3")
-            assert {
-                patient: tuple(stored) for patient, stored in found.items() if stored.twin
-            } == self.model.twins
-            assert self.desk.waiting() == [f"{offset}-{number}" for offset, number in self.model.outbox]
-            assert self.desk.position() == self.model.position
-            counters = self.desk.runner.run(self.desk.store.read_counters(PARTITION))[1]
-            assert counters.get("applied", 0) == self.model.count
-
-        def teardown(self) -> None:
-            if hasattr(self, "desk"):
-                self.desk.close()
-
-    return Protocol
-
-
-def test_any_sequence_of_calls_leaves_what_the_model_holds(
-    redis_client: redis.Redis, redis_server: EmbeddedRedis
-) -> None:
-    run_state_machine_as_test(
-        protocol_machine(redis_server.url),
-        settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from streams.ports import Answer, Claim, Lease, OutboxName, Verdict
-from tests.protocol.simulation import Broker, GuardedStore, Processor, Publisher, Record, Rules, Steps
+from tests.protocol.kafka_model import Broker, Record
+from tests.protocol.processor_model import Processor
+from tests.protocol.publisher_model import Publisher, Steps
+from tests.protocol.simulation import GuardedStore, Rules
 from tests.protocol.store_model import NONE_PUBLISHED, Applied, Id, Message, Write
 
 
@@ -73,7 +77,7 @@ class AcquireWithoutEpoch(GuardedStore):
     def acquire(self, partition: int, claim: Claim, start: int) -> Lease:
         lease = super().acquire(partition, claim, start)
         self.held.epoch = 1
-        return Lease(lease.partition, 1, lease.owner, lease.position, lease.marks)
+        return Lease(lease.partition, 1, lease.owner, lease.position, lease.marks, lease.fingerprint)
 
 
 class AuditForgotten(GuardedStore):
@@ -124,6 +128,39 @@ class EveryAheadIsOurs(Processor):
 class MemoryKeptWhenRefused(Processor):
     def refused(self) -> None:
         pass
+
+
+class LibraryNotAskedAgain(Processor):
+    """Goes on under the library in memory, though the store was set back behind its activation."""
+
+    def read_anew(self) -> Steps[None]:
+        self.refused()
+        yield
+
+
+class LibraryNotCompared(GuardedStore):
+    def library_conflicts(self, write: Write) -> bool:
+        return False
+
+
+class SomeTwinsLeftOut(GuardedStore):
+    def leaves_some_out(self, write: Write, versions: Mapping[str, int]) -> bool:
+        return False
+
+
+class LibraryWrittenApart(GuardedStore):
+    """The twins of an activation without the fingerprint they were made under."""
+
+    def apply(self, lease: Lease, begin: int, end: int, write: Write, versions: Any) -> Answer:
+        return super().apply(lease, begin, end, write._replace(fingerprint=""), versions)
+
+
+class AcquireSetsTheLibrary(GuardedStore):
+    """A new owner's first library instead of the one the partition stands under."""
+
+    def acquire(self, partition: int, claim: Claim, start: int) -> Lease:
+        self.held.fingerprint = None
+        return super().acquire(partition, claim, start)
 
 
 class LostReplyNeverOurs(Processor):
@@ -221,6 +258,13 @@ MUTANTS: dict[str, Rules] = {
     ),
     "memory kept when the store refuses": Rules(store=GuardedStore, processor=MemoryKeptWhenRefused),
     "holes in the offsets refused": Rules(store=GuardedStore, processor=HolesRefused),
+    "the library neither asked for again nor compared": Rules(
+        store=LibraryNotCompared, processor=LibraryNotAskedAgain
+    ),
+    "an activation that leaves twins out": Rules(store=SomeTwinsLeftOut, processor=LostReplyNeverOurs),
+    "the library not asked for again": Rules(store=GuardedStore, processor=LibraryNotAskedAgain),
+    "twins written apart from their library": Rules(store=LibraryWrittenApart),
+    "an acquire that sets the library": Rules(store=AcquireSetsTheLibrary),
     "no tail scan": Rules(store=GuardedStore, publisher=TailNotScanned),
     "the tail scanned before the fence": Rules(store=GuardedStore, publisher=TailScannedBeforeTheFence),
     "acknowledged before published": Rules(store=GuardedStore, publisher=AcknowledgedBeforePublished),

@@ -1,8 +1,7 @@
 """The commit protocol's store in a page of Python: what the Lua scripts must do, and what the simulation runs on.
 
-The simulation tells workers against it, thousands of schedules in seconds. It is not yet compared with the real
-scripts: `tests/integration/test_commit.py` compares those, call by call on a real Redis, with
-a model of its own.
+The simulation tells workers against it, thousands of schedules in seconds, and `tests/integration/test_commit_model.py`
+compares it with the real scripts, call by call on a real Redis.
 """
 
 from __future__ import annotations
@@ -32,6 +31,8 @@ class Write(NamedTuple):
     twins: Mapping[str, Any] = {}
     outgoing: Mapping[OutboxName, Sequence[Message]] = {}
     counts: Mapping[str, int] = {}
+    under: str = ""
+    fingerprint: str = ""
 
 
 class Applied(NamedTuple):
@@ -98,17 +99,17 @@ class ModelStore:
     def acquire(self, partition: int, claim: Claim, start: int) -> Lease:
         """Take over and fence the former owner."""
         held = self.held
-        if held.fingerprint not in (None, claim.fingerprint):
+        if held.fingerprint not in (None, claim.fingerprint, *claim.others):
             raise OtherFingerprintError(held.fingerprint)
         if self.is_stale(claim):
             raise StaleError(held.generation)
         held.epoch += 1
         held.generation, held.owner, held.instance = claim.generation, claim.owner, claim.instance
-        held.fingerprint = claim.fingerprint
+        held.fingerprint = claim.fingerprint if held.fingerprint is None else held.fingerprint
         held.position = start if held.position is None else held.position
         held.seen_ms = self.clock()
         marks = {name: as_text(mark) for name, mark in held.marks.items()}
-        return Lease(partition, held.epoch, claim.owner, held.position, marks)
+        return Lease(partition, held.epoch, claim.owner, held.position, marks, held.fingerprint)
 
     def is_stale(self, claim: Claim) -> bool:
         """Say whether an older generation asks for what a live owner holds."""
@@ -131,6 +132,15 @@ class ModelStore:
         """Say whether the twin is not the one that the caller built on."""
         return self.held.twins.get(patient, (None, 0))[1] != expected
 
+    def library_conflicts(self, write: Write) -> bool:
+        """Say whether the batch was computed under another library than the partition stands under."""
+        return write.under not in ("", self.held.fingerprint)
+
+    def leaves_some_out(self, write: Write, versions: Mapping[str, int]) -> bool:
+        """Say whether another library would take effect in some twins only."""
+        known = sum(versions.get(patient, 0) > 0 for patient in write.twins)
+        return write.fingerprint != "" and known != len(self.held.twins)
+
     def apply(self, lease: Lease, begin: int, end: int, write: Write, versions: Mapping[str, int]) -> Answer:
         """Write all, or, for any answer but OK, nothing."""
         held = self.held
@@ -140,8 +150,12 @@ class ModelStore:
         misplaced = self.misplaced(begin)
         if misplaced is not None:
             return Answer(misplaced, position)
+        if self.library_conflicts(write):
+            return Answer(Verdict.CONFLICT, position, "library")
         if any(self.version_conflicts(patient, versions.get(patient, 0)) for patient in write.twins):
             return Answer(Verdict.CONFLICT, position, "twin")
+        if self.leaves_some_out(write, versions):
+            return Answer(Verdict.CONFLICT, position, "twins of two libraries")
         for name in OUTBOXES:
             entries = write.outgoing.get(name, ())
             newest = held.newest[name]
@@ -157,6 +171,7 @@ class ModelStore:
         for patient, value in write.twins.items():
             held.twins[patient] = (value, versions.get(patient, 0) + 1)
         held.counts.update(write.counts)
+        held.fingerprint = write.fingerprint or held.fingerprint
         held.audit.append(Applied(lease.epoch, lease.owner, begin, end))
         held.position = end
         held.seen_ms = self.clock()
@@ -170,6 +185,10 @@ class ModelStore:
     def owns(self, lease: Lease) -> bool:
         """See `TwinStore.owns`."""
         return self.is_owner(lease)
+
+    def stands_under(self) -> str | None:
+        """See `TwinStore.stands_under`."""
+        return self.held.fingerprint
 
     def recall(self, patient: str) -> tuple[Any, int]:
         """Give a twin and its version; (None, 0) for one never stored."""

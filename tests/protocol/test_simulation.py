@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.protocol.kafka_model import ViolationError
 from tests.protocol.mutants import HARMLESS, MUTANTS
-from tests.protocol.simulation import Counts, Rules, ViolationError, play
+from tests.protocol.simulation import Counts, Rules, play
 
 SCHEDULES = 10_000
 # A mutant is caught by the first few, or the simulation has become too tame.

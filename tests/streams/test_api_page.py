@@ -11,6 +11,7 @@ from streams.queries.answers import Counts
 from streams.web.intake import IntakeMetrics
 from streams.web.metrics import render_metrics
 from streams.web.problems import KINDS
+from streams.web.risk_stream import StreamMetrics
 
 
 class NothingSent:
@@ -45,7 +46,7 @@ def test_page_lists_every_metric_with_its_labels() -> None:
     )
     intake = IntakeMetrics(NothingSent())
     intake.refused["too-large"] = intake.bad["late"] = 1
-    text = render_metrics(counts, "0" * 64, intake).decode()
+    text = render_metrics(counts, "0" * 64, intake, StreamMetrics()).decode()
     exposed = {}
     for name, labels in re.findall(r"^(twin_\w+)(?:\{(.*)\})? ", text, re.MULTILINE):
         exposed[name] = set(re.findall(r'(\w+)="', labels))

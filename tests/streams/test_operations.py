@@ -39,7 +39,7 @@ WELL = Stands(
     fingerprint="f",
     formats=(2,),
 )
-EXPECTED = Expected("f", 2, 100)
+EXPECTED = Expected(("f",), 2, 100)
 
 
 def letter(record: DemoRecord, reason: str, **headers: bytes) -> Letter:

@@ -16,7 +16,7 @@ COMMANDS = sorted({" ".join(c.split()) for c in re.findall(r"`(twin [^`]+)`", PA
 
 
 def test_the_runbook_names_the_commands_of_operations() -> None:
-    for name in ("status", "verify", "redrive", "fence"):
+    for name in ("status", "verify", "redrive", "fence", "activate"):
         assert any(command.startswith(f"twin ops {name}") for command in COMMANDS)
 
 

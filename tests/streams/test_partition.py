@@ -74,6 +74,12 @@ class FakeStore:
     async def recall(self, partition: int, patients: Sequence[str]) -> dict[str, Recalled]:
         return {patient: self.twins.get(patient, Recalled(None, 0)) for patient in patients}
 
+    async def patients(self, partition: int) -> list[str]:
+        return sorted(self.twins)
+
+    async def stands_under(self, partition: int) -> str | None:
+        return "fake-1"
+
     async def owns(self, lease: Lease) -> bool:
         return lease.epoch == self.epoch
 
@@ -146,7 +152,7 @@ class Bench:
             self.store,
             self.intake,
             self.publisher,
-            lambda fingerprint: Claim(1, "me", "w1", fingerprint),
+            lambda fingerprint, others: Claim(1, "me", "w1", fingerprint, others),
             self.still_mine,
         )
 

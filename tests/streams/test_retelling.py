@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from streams.retelling import retell, told_by, told_by_rows
+from streams.retelling import told_by, told_by_rows
 from twinstate.risk.episodes import (
     CLEARED,
     RAISED,
@@ -15,6 +15,7 @@ from twinstate.risk.episodes import (
     Episode,
     PointRisk,
     announce,
+    retell,
 )
 from twinstate.twin import StoredTwin, TwinMemory
 

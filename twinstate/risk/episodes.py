@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -67,7 +67,7 @@ class Episode(msgspec.Struct, frozen=True, array_like=True):
         crossing: Evaluation point that raised it, UTC ns.
         severity: `moderate` or `high`, as it last was.
         ended: Point that ended it, UTC ns; None while it stands.
-        reason: Why it ended: `below` or `discharged`; empty while it stands.
+        reason: Why it ended: `below`, `discharged` or `forgotten`; empty while it stands.
         latest: Point whose numbers describe it now, UTC ns.
         risk: Numbers of that point.
     """
@@ -222,6 +222,37 @@ def announce(
         for i, mistaken in enumerate(gone):
             tell(RETRACTED, mistaken.episode, replaced_by=fresh[i].id if i < len(fresh) else None)
     return transitions, told
+
+
+def retell(
+    story: Iterable[Episode], told: Mapping[str, Announcement]
+) -> tuple[list[Transition], dict[str, Announcement]]:
+    """Compare a story with what was told, as far as anything stands: by the story, or for a subscriber.
+
+    What is over on both sides is history. The memory of it is corrected, so that the next record does not bring it up
+    again, but no event is sent: a threshold's new version would raise and clear every old episode once more.
+
+    Args:
+        story: Every episode, as the log tells it now.
+        told: What subscribers were told before, by episode.
+
+    Returns:
+        Transitions in the order to emit them, and what subscribers know afterwards.
+    """
+    story = list(story)
+    standing = {i for i, known in told.items() if known.standing} | {e.id for e in story if e.ended is None}
+    transitions, knowledge = announce(
+        [e for e in story if e.id in standing], {i: known for i, known in told.items() if i in standing}
+    )
+    over = {e.id: e for e in story if e.id not in standing}
+    for identifier, known in told.items():
+        if identifier not in standing:
+            kind = CLEARED if identifier in over else RETRACTED
+            knowledge[identifier] = msgspec.structs.replace(known, type=kind)
+    for identifier, episode in over.items():
+        if identifier not in told:
+            knowledge[identifier] = Announcement(episode, CLEARED, 0)
+    return transitions, knowledge
 
 
 def _severity(before: str | None, risk: PointRisk, policy: Policy) -> str:

@@ -1,14 +1,15 @@
 #!lua
 -- Write one batch: everything, or, for any answer but OK, nothing.
 -- KEYS  meta, twins, versions, standing, index, risk outbox, dead-letter outbox, audit, trace, counters
--- ARGV  epoch, owner, begin, end, risk limit, dead-letter limit, audit limit, trace limit, trace,
+-- ARGV  epoch, owner, begin, end, risk limit, dead-letter limit, audit limit, trace limit, trace, fingerprint computed under or '',
+--       fingerprint from here on or '',
 --       then five lists, each after its length: twins (patient, version expected, bytes), standing (patient, bytes),
 --       index (patient, bytes), risk and dead letters (id, key, headers, '1' with a value or '0', value),
 --       counters (name, addend)
 -- Reply OK position | AHEAD position | BEHIND position | CONFLICT position what | FULL position which
 --       | FENCED position instance
 local meta = KEYS[1]
-local stored = redis.call('HMGET', meta, 'epoch', 'owner', 'next', 'instance')
+local stored = redis.call('HMGET', meta, 'epoch', 'owner', 'next', 'instance', 'fingerprint')
 local position = stored[3] or '0'
 
 if stored[1] ~= ARGV[1] or stored[2] ~= ARGV[2] then
@@ -25,7 +26,12 @@ if last <= first then
   return redis.error_reply('ERR apply: the batch [' .. ARGV[3] .. ', ' .. ARGV[4] .. ') is empty')
 end
 
-local cursor = 10
+-- A store that was set back and forth may stand at the right offset again, and the caller have asked in between.
+if ARGV[10] ~= '' and stored[5] ~= ARGV[10] then
+  return {'CONFLICT', position, 'the library is ' .. (stored[5] or 'none') .. ', not ' .. ARGV[10]}
+end
+
+local cursor = 12
 local function list(width)
   local from, count = cursor + 1, tonumber(ARGV[cursor])
   cursor = from + count * width
@@ -64,6 +70,17 @@ sliced(patients, function(...)
     checked = checked + 1
   end
 end)
+if ARGV[11] ~= '' and not conflict then
+  -- Another library: every twin there is must be among these, or the partition would hold twins of two.
+  local known = 0
+  for i = 0, twins.count - 1 do
+    if ARGV[twins.from + i * 3 + 1] ~= '0' then known = known + 1 end
+  end
+  local held = redis.call('HLEN', KEYS[2])
+  if known ~= held then
+    conflict = 'another library takes effect in ' .. known .. ' twins of ' .. held
+  end
+end
 if conflict then
   return {'CONFLICT', position, conflict}
 end
@@ -144,6 +161,9 @@ redis.call('XADD', KEYS[8], 'MAXLEN', '~', ARGV[7], '*',
   'epoch', ARGV[1], 'owner', ARGV[2], 'begin', ARGV[3], 'end', ARGV[4])
 if ARGV[9] ~= '' then
   redis.call('XADD', KEYS[9], 'MAXLEN', '~', ARGV[8], '*', 'begin', ARGV[3], 'end', ARGV[4], 'lines', ARGV[9])
+end
+if ARGV[11] ~= '' then
+  redis.call('HSET', meta, 'fingerprint', ARGV[11])
 end
 local now = redis.call('TIME')
 redis.call('HSET', meta, 'next', ARGV[4],

@@ -25,7 +25,7 @@ def require_invariants(ward: SmallWard) -> Outcome:
     differing = [
         p for p in sorted({*outcome.twins, *account.twins}) if outcome.twins.get(p) != account.twins.get(p)
     ]
-    assert differing == [], "I1"
+    assert not differing, f"I1: {differing}"
     assert outcome.event_ids == account.event_ids, "I2"
     for partition, events in account.risk.items():
         bodies = [message.value() for message in ward.read(ward.topics.names.risk, partition)]

@@ -385,16 +385,6 @@ def test_worker_ended_by_sigterm_again_and_again_doubles_nothing(
     require_invariants(ward)
 
 
-@pytest.mark.row("21")
-def test_model_changed_mid_stream() -> None:
-    pytest.skip("a new model at one point of every partition (model.activate) is not written yet")
-
-
-@pytest.mark.row("26")
-def test_slow_subscriber_of_the_api() -> None:
-    pytest.skip("the API has no event stream to be slow on; Kafka's subscribers hold nobody up")
-
-
 @pytest.mark.row("header")
 def test_header_whose_name_is_not_utf8_is_a_dead_letter_and_stops_nobody(
     wards: OpenWard, dice: random.Random

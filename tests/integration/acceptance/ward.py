@@ -29,6 +29,7 @@ from streams.demo.plan import DemoRecord
 from streams.demo.replay import read_partition
 from streams.oracle import Account, Oracle
 from streams.ports import StoreUnavailableError
+from streams.releases import Releases
 from tests.integration.acceptance.records import BY_KEY, Bad, library
 from tests.integration.ward import ROOT, Ward, wait_until
 from twinstate.digest import digest_of
@@ -83,6 +84,7 @@ class SmallWard(Ward):
     """A ward whose workers run the real pipeline."""
 
     sent: int = 0
+    releases: Releases | None = None
     _producer: Producer | None = field(default=None, repr=False)
 
     def start(self, instance: str = "w1", **environment: str) -> Any:
@@ -282,7 +284,8 @@ class SmallWard(Ward):
 
     def foretold(self, models: Library | None = None) -> Account:
         """Tell the oracle the log as it stands, record by record; with the project's models, or other ones."""
-        oracle = Oracle(models or library(), self.topics.partitions)
+        first = models or (library() if self.releases is None else self.releases.first)
+        oracle = Oracle(first, self.topics.partitions, releases=self.releases)
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap,

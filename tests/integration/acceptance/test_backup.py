@@ -1,0 +1,114 @@
+"""Row 22, the rest: a snapshot of Redis, looked into, and restored as the runbook says, becomes what was lost."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from streams.embedded import EmbeddedKafka, EmbeddedRedis
+from streams.embedded.redis import redis_server
+from tests.integration.acceptance.invariants import require_invariants
+from tests.integration.acceptance.records import disturbed
+from tests.integration.acceptance.test_activation import twin
+from tests.integration.acceptance.ward import PATIENCE_S, SmallWard, open_ward
+from tests.integration.ward import wait_until
+
+THIRD = len(disturbed().arrival) // 3
+
+pytestmark = [pytest.mark.row("22"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def fragile(
+    kafka: EmbeddedKafka, private_redis: EmbeddedRedis, tmp_path: Path
+) -> Iterator[tuple[SmallWard, EmbeddedRedis]]:
+    """Give a ward whose Redis may be lost."""
+    ward = open_ward(kafka.bootstrap, private_redis.url, tmp_path)
+    yield ward, private_redis
+    ward.stop()
+
+
+def restore(store: EmbeddedRedis, snapshot: Path) -> None:
+    """Do what docs/operations.md says, word by word."""
+    data = store.directory / "data"
+    shutil.rmtree(data)
+    data.mkdir()
+    shutil.copy(snapshot, data / "dump.rdb")
+    program, configuration = redis_server(store.directory), store.directory / "redis.conf"
+    with (store.directory / "restore.log").open("wb") as log:
+        loading = subprocess.Popen([program, configuration, "--appendonly", "no"], stdout=log, stderr=log)
+    with redis.Redis.from_url(store.url) as client:
+
+        def answers() -> bool:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+        wait_until(answers, 30, "loaded")
+        client.config_set("appendonly", "yes")
+        time.sleep(0.2)
+        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 60, "rewritten")
+        assert client.info("persistence")["aof_last_bgrewrite_status"] == "ok"
+        client.shutdown(save=False)
+    assert loading.wait(30) == 0
+    store.start()
+
+
+def test_snapshot_restored_after_redis_was_lost_becomes_the_bytes_before_and_tells_nothing_twice(
+    fragile: tuple[SmallWard, EmbeddedRedis], tmp_path: Path
+) -> None:
+    ward, store = fragile
+    arrival = disturbed().arrival
+    worker = ward.start()
+    telling = ward.telling(arrival[: 2 * THIRD])
+    ward.reach(THIRD)
+    # While a worker writes.
+    found = twin(ward, "ops", "backup", str(tmp_path / "backup"))
+    assert found["wrong"] == []
+    telling.done()
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    before = ward.outcome()
+    worker.stop()
+    store.kill()
+    restore(store, tmp_path / "backup" / "dump.rdb")
+    kept = [ward.position(number) for number in range(ward.topics.partitions)]
+    assert kept == [one["next_offset"] for one in found["partitions"]]
+    assert 0 < sum(kept) < ward.sent  # an old backup: some was applied, some is to be read again
+    worker.start()
+    wait_until(ward.at_end, PATIENCE_S, "caught up", ward.workers)
+    after = ward.outcome()
+    assert (after.twins, after.event_ids, after.standing) == (before.twins, before.event_ids, before.standing)
+    ward.tell(arrival[2 * THIRD :])
+    require_invariants(ward)
+
+
+def test_snapshot_that_could_not_be_restored_says_why(
+    fragile: tuple[SmallWard, EmbeddedRedis], tmp_path: Path
+) -> None:
+    ward, store = fragile
+    empty = tmp_path / "empty"
+    assert twin(ward, "ops", "backup", str(empty), status=1)["wrong"][0][1].startswith("it holds nothing of")
+    ward.start()
+    ward.tell(disturbed().arrival[:60])
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    for worker in ward.workers:
+        worker.kill()
+    with redis.Redis.from_url(store.url) as client:
+        [meta] = list(client.scan_iter(f"tw:{{{ward.group}.0}}:m"))
+        client.hset(meta, mapping={"next": 999, "fingerprint": "of-another-time"})
+    wrong = twin(ward, "ops", "backup", str(tmp_path / "odd"), status=1)["wrong"]
+    assert [partition for partition, _ in wrong] == [0, 0]
+    assert "the log ends at" in wrong[0][1]
+    assert "of-another-time" in wrong[1][1]
+    again = twin(ward, "ops", "backup", str(tmp_path / "odd"), status=2)
+    assert "exists; give every backup a folder of its own" in again
+    (empty / "dump.rdb").write_bytes(b"REDIS0011 torn")
+    assert "cannot be loaded" in twin(ward, "ops", "backup", str(empty), "--check", status=2)
+    assert "is not there" in twin(ward, "ops", "backup", str(tmp_path / "nowhere"), "--check", status=2)
