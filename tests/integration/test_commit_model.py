@@ -54,7 +54,7 @@ def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
         def empty(self) -> None:
             self.desk = Desk(url)
             with redis.Redis.from_url(url) as client:
-                client.flushall()
+                client.flushdb()
             # Redis's clock moves on by less than the lease in one example: every owner is live.
             self.model = ModelStore(LIMITS.outbox_messages, LIMITS.lease_ms, lambda: 0)
             self.leases: list[Lease] = []
