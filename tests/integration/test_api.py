@@ -15,11 +15,11 @@ import pytest
 import redis
 from pydantic import BaseModel
 
-from streams.demo.wire import DemoRecord, Sender
 from streams.embedded import EmbeddedRedis
 from streams.queries.answers import ForecastAnswer, RisksAnswer, TwinAnswer, TwinList
 from streams.serve import create_app
 from streams.settings import Settings, load_settings
+from streams.simulation.wire import DemoRecord, Sender
 from streams.web.api import example
 from tests.integration.operators import (
     DISCHARGED,

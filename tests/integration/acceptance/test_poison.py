@@ -9,7 +9,7 @@ import pytest
 
 from streams.codec import partition_of
 from streams.demo.plan import DemoRecord
-from streams.demo.wire import moment
+from streams.simulation.wire import moment
 from tests.integration.acceptance.records import (
     altered,
     bad_records,
