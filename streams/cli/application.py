@@ -63,6 +63,7 @@ def _sentence(error: Exception) -> str | None:
         ("streams.operations", "OperationError"),
         ("streams.adapters.log_reader", "LogError"),
         ("streams.demo.run", "DemoError"),
+        ("streams.simulation.stream", "PlanError"),
         ("streams.embedded.processes", "ProcessError"),
     }
     for module, name in known:
