@@ -50,7 +50,7 @@ class Checker:
 
     def check(self, number: int, body: bytes) -> Line:
         """Check one record; `number` is its place among the others, from 1."""
-        patient = _patient(body)
+        patient = patient_of(body)
         raw = RawRecord(number, 0, None if patient is None else patient.encode(), body, ())
         decoded = self._decoder.decode(raw)
         return Line(number, body, patient, decoded if isinstance(decoded, Refusal) else None)
@@ -70,7 +70,8 @@ def read_lines(lines: Iterable[bytes], library: Library) -> Iterator[Line]:
             yield checker.check(number, body)
 
 
-def _patient(body: bytes) -> str | None:
+def patient_of(body: bytes) -> str | None:
+    """A record's field `patient`; None where it cannot be read."""
     try:
         return _KEY.decode(body).patient
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
