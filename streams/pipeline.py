@@ -20,11 +20,12 @@ import msgspec
 from streams.codec import Accepted, Decoder, Refusal
 from streams.fingerprint import fingerprint_of
 from streams.ports import BatchOutcome, Outgoing, RawRecord, StoredTwin
+from twinstate.clocks import doubted
 from twinstate.library import Library, load_library
 from twinstate.outlook import Memo
 from twinstate.risk.episodes import Episode, Transition, event_id
 from twinstate.timeline import Outcome
-from twinstate.twin import Rules, Twin, TwinDocument, encode, thaw
+from twinstate.twin import Rules, Twin, TwinDocument, TwinMemory, encode, thaw
 
 EVENT_SOURCE = "urn:twin-updater"
 EVENT_TYPE = "org.twin-updater.risk.{}.v1"
@@ -130,7 +131,7 @@ class Pipeline:
                 p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()
             },
             standing={p: standing_episodes(self._twins[p], self.rules) for p in changed},
-            index={p: index_row(document) for p, (document, _) in documents.items()},
+            index={p: index_row(*described) for p, described in documents.items()},
             outgoing=outgoing,
             counts=dict(counts),
             trace=b"\n".join(msgspec.json.encode(line) for line in trace),
@@ -263,7 +264,7 @@ def standing_episodes(twin: Twin, rules: Rules) -> bytes:
     return msgspec.json.encode(rows) if rows else b""
 
 
-def index_row(document: TwinDocument) -> bytes:
+def index_row(document: TwinDocument, memory: TwinMemory) -> bytes:
     """What a list of twins shows of this one."""
     return msgspec.json.encode(
         {
@@ -277,6 +278,7 @@ def index_row(document: TwinDocument) -> bytes:
             "highest_probability": max(
                 (r.probability for e in document.estimates for r in e.risks), default=None
             ),
+            "doubted_clocks": [clock.doubt for clock in doubted(memory.clocks)],
         }
     )
 

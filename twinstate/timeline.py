@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from twinstate.assimilation.readings import DeviceWindow
+from twinstate.clocks import Clocks
 from twinstate.history import Entry, Frame, Identity, device_of
 from twinstate.library import Library
 from twinstate.telemetry import Telemetry
@@ -114,6 +115,7 @@ class Timeline:
             then stays gone, also when the watermark falls. None while the twin is pending.
         gone_until: Largest event time of uncancelled records that have left memory, UTC ns; they still hold the
             watermark up.
+        clocks: What append times tell of devices' clocks; nothing here depends on it.
     """
 
     entries: dict[Identity, Entry] = field(default_factory=dict)
@@ -122,6 +124,7 @@ class Timeline:
     watermark: int | None = None
     highest: int | None = None
     gone_until: int | None = None
+    clocks: Clocks = field(default_factory=Clocks)
     _ordered: list[Entry] | None = None
 
     def known(self, identity: Identity) -> Entry | None:

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 
 from twinstate.assimilation.readings import names_of, readings_of
+from twinstate.clocks import Clocks, DeviceClock
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.estimate import DrugEstimate, estimate_drug, horizon_of
-from twinstate.history import Entry, Lab
+from twinstate.history import Entry, Lab, device_of
 from twinstate.library import Library
 from twinstate.outlook import Heard, Memo, levels_disagree, look_ahead
 from twinstate.risk.assess import assess
@@ -77,6 +78,7 @@ class TwinMemory(msgspec.Struct, frozen=True, array_like=True):
     settled_revised: int
     highest: int | None
     gone_until: int | None
+    clocks: tuple[DeviceClock, ...] = ()
 
 
 # Built once, as modules are loaded: msgspec crashes when two threads build the decoder of one type at the same time.
@@ -129,6 +131,8 @@ class Twin:
         verdict = self.timeline.judge(entry, append_time, times, backfill=backfill)
         if verdict.outcome is not Outcome.APPLIED:
             return verdict, []
+        if entry.kind == "wearable" and not (backfill or entry.revision or entry.cancelled):
+            self.timeline.clocks.hear(device_of(entry.id), append_time, entry.event_time)
         watermark = self.timeline.watermark
         since = self.timeline.accept(entry)
         transitions: list[Transition] = []
@@ -195,6 +199,7 @@ class Twin:
             settled_revised=self.settled_revised,
             highest=self.timeline.highest,
             gone_until=self.timeline.gone_until,
+            clocks=self.timeline.clocks.stored(),
         )
         return document, memory
 
@@ -409,6 +414,7 @@ def thaw(stored: StoredTwin, rules: Rules, memo: Memo | None = None) -> Twin:
         watermark=document.watermark or None,
         highest=memory.highest,
         gone_until=memory.gone_until,
+        clocks=Clocks.of(memory.clocks),
     )
     twin = Twin(
         patient=document.patient,

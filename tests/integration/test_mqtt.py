@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import ssl
 import sys
 import threading
@@ -74,6 +75,14 @@ class Site:
             "connected",
             [bridge],
         )
+
+    def saved(self) -> None:
+        """Wait until the broker has saved what it has acknowledged: it says so a moment before."""
+        file = self.broker.directory / "data" / "mosquitto.db"
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        assert self.broker.process.pid is not None
+        os.kill(self.broker.process.pid, signal.SIGUSR1)
+        wait_until(lambda: file.exists() and file.stat().st_mtime_ns > before, 20, "saved")
 
     def messages(self) -> list[Message]:
         """Everything in the input topic."""
@@ -233,7 +242,7 @@ def test_what_comes_while_the_bridge_is_away_is_kept_for_it(site: Site, device: 
     assert first.exit_status == 0
     payloads = numbered(300)
     device.send(*payloads)
-    time.sleep(1.0)  # Mosquitto says that it has a message a moment before it has saved it
+    site.saved()
     site.broker.kill()
     site.broker.start()
     second = site.bridge()
@@ -282,7 +291,7 @@ def test_a_killed_broker_is_reached_again_and_loses_nothing_it_had_saved_nor_wha
     wait_until(lambda: site.ends() >= 100, 30, "the first hundred", [bridge])
     bridge.pause()
     device.send(*payloads[100:200])
-    time.sleep(1.0)  # Mosquitto says that it has a message a moment before it has saved it
+    site.saved()
     site.broker.kill()
     sending = threading.Thread(target=lambda: device.send(*payloads[200:]))
     sending.start()

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ from streams.simulation.pace import AS_FAST_AS_POSSIBLE, check_pace, paced
 from streams.simulation.stream import Plan, PlanError, Stream, simulate
 from twinstate.digest import digest_of
 from twinstate.library import load_library
+from twinstate.twin import TwinMemory
 from twinstate.types import NS_PER_HOUR
 
 LIBRARY = load_library(Path("config"))
@@ -259,3 +261,26 @@ def test_a_plan_that_cannot_be_says_why(change: dict[str, Any], says: str) -> No
 def test_patients_spread_over_partitions() -> None:
     keys = {a.record.patient.encode() for a in ward().arrivals}
     assert len({partition_of(key, 4) for key in keys}) > 1
+
+
+def test_wrong_clocks_are_found_and_right_ones_left_alone_and_no_byte_of_a_twin_knows() -> None:
+    plan = Plan(seed=8, patients=16, length_h=3.0, kinds=("patch",), faulty=0.0)
+    stream = simulate(plan)
+    arrived = [(a.at, a.record.value) for a in stream.arrivals]
+    pipeline = Pipeline(LIBRARY, 0, 1)
+    batch = pipeline.decode(log_of(arrived))
+    for patient in batch.patients:
+        pipeline.remember(patient, None)
+    twins = pipeline.update(batch).twins
+    found, wrong = {}, {}
+    for known in truths(stream):
+        device = known["devices"][0]
+        offset_s = device["clock"]["offset_s"]
+        wrong[device["device"]] = "ahead" if offset_s > 50 else "behind" if offset_s < -1000 else ""
+        memory = msgspec.msgpack.decode(twins[known["patient"]].rest, type=TwinMemory)
+        (clock,) = memory.clocks
+        found[device["device"]] = clock.doubt
+    assert sorted(set(wrong.values())) == ["", "ahead", "behind"]
+    assert found == wrong
+    in_time = log_of([(plan.end, record.value) for record in stream.in_order])
+    assert digest_through_the_pipeline(in_time) == digest_of({p: t.canonical for p, t in twins.items()})
