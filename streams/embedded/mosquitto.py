@@ -39,6 +39,10 @@ log_timestamp false
 """
 
 
+class MissingMosquittoError(ProcessError):
+    """None is installed, and this system has none of Debian's tools to fetch it with."""
+
+
 class Program(NamedTuple):
     """A runnable broker, and where libraries lie that the machine lacks; None when it lacks none."""
 
@@ -146,7 +150,8 @@ def mosquitto(unpacked: Path = UNPACKED) -> Program:
         unpacked: Where it is unpacked, and found the next time.
 
     Raises:
-        ProcessError: None is installed, and none can be fetched.
+        MissingMosquittoError: None is installed, and there is no `apt-get`.
+        ProcessError: It cannot be fetched.
     """
     installed = shutil.which("mosquitto") or (str(SYSTEM) if SYSTEM.exists() else None)
     if installed is not None:
@@ -173,7 +178,7 @@ def _fetch(unpacked: Path) -> None:
     """Unpack the package, then layer by layer what it depends on, until no library is missing."""
     missing = [name for name in ("apt-get", "apt-cache", "dpkg", "dpkg-query") if shutil.which(name) is None]
     if missing:
-        raise ProcessError(
+        raise MissingMosquittoError(
             f"Mosquitto is not installed, and there is no {missing[0]} to fetch it with. Install it (Fedora: dnf "
             "install mosquitto; Arch: pacman -S mosquitto) and run this again"
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,11 @@ import redis
 
 from streams.adapters.topics import Topics
 from streams.codec import partition_of
-from streams.embedded import EmbeddedKafka, EmbeddedRedis
+from streams.embedded import EmbeddedKafka, EmbeddedRedis, Process
 from streams.simulation.stream import Plan
 from streams.simulation.stream import simulate as play
 from tests.integration.test_cli import Line, environment
-from tests.integration.ward import Ward
+from tests.integration.ward import ROOT, Ward, wait_until
 
 SPEED = 3600.0
 PLAN = Plan(seed=4, patients=4, length_h=3.0)
@@ -89,6 +92,33 @@ def test_simulating_the_same_again_changes_no_twin(line: Line, ward: Ward, tmp_p
     after = line.json("state", f"sim-{PLAN.name}-0002")
     assert after["version"] == before["version"]
     assert after["estimates"] == before["estimates"]
+
+
+def test_a_live_ward_is_told_as_it_happens_and_ctrl_c_says_how_far_it_came(
+    line: Line, ward: Ward, tmp_path: Path
+) -> None:
+    words = ("--patients", "3", "--hours", "1", "--start", "now", "--speed", "1", "--json")
+    live = Process(
+        "simulate",
+        [sys.executable, "-m", "streams", "simulate", *words, "--truth", str(tmp_path / "live.ndjson")],
+        tmp_path / "live.log",
+        environment={**os.environ, **line.environment, "PYTHONPATH": str(ROOT)},
+        directory=ROOT,
+    )
+    live.start()
+    try:
+        wait_until(lambda: sum(ward.end(p) for p in range(4)) >= 6, 40, "admissions and orders", [live])
+        assert live.pid is not None
+        os.kill(live.pid, signal.SIGINT)
+        assert live.wait(30) == 130
+    finally:
+        live.kill()
+    told = json.loads(live.log.read_text())
+    assert told["stopped"]
+    assert told["published"] == sum(ward.end(p) for p in range(4)) < told["records"]
+    ward.worker(TWIN_WORKER__PIPELINE_FACTORY="streams.pipeline:create_pipeline")
+    ward.settle(90)
+    assert line.json("state", json.loads((tmp_path / "live.ndjson").read_text().splitlines()[0])["patient"])
 
 
 def test_records_go_to_a_file_or_standard_output_instead(tmp_path: Path) -> None:
