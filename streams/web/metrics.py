@@ -1,4 +1,4 @@
-"""The ten figures that matter, for Prometheus. No label names a patient, a record or a device."""
+"""The eleven figures that matter, for Prometheus. No label names a patient, a record or a device."""
 
 from __future__ import annotations
 

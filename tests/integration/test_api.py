@@ -273,10 +273,10 @@ def test_metrics_are_open_on_loopback_only(api: Browser, filled: Filler, tmp_pat
         exposed.close()
 
 
-def test_ten_metrics_and_no_patient_among_their_labels(api: Browser) -> None:
+def test_eleven_metrics_and_no_patient_among_their_labels(api: Browser) -> None:
     text = api.get("/metrics").text
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    assert len(names) == 10
+    assert len(names) == 11
     assert all(name.startswith("twin_") for name in names)
     assert 'twin_dead_letters_total{reason="not_json"} 1.0' in text
     assert 'twin_twins{state="stale"} 1.0' in text
