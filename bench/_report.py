@@ -46,13 +46,13 @@ class Check(NamedTuple):
         return f"{self.low:g} to {self.high:g}"
 
 
-def report(title: str, checks: Sequence[Check], seed: int | None, *, as_json: bool) -> int:
+def report(title: str, checks: Sequence[Check], seed: int | list[int] | None, *, as_json: bool) -> int:
     """Print the figures.
 
     Args:
         title: What was asked.
         checks: Figures.
-        seed: Of what was simulated; None where nothing was.
+        seed: Of what was simulated, or several; None where nothing was.
         as_json: One JSON object on standard output instead of the table.
 
     Returns:

@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT))
 from bench._report import Check, report  # noqa: E402
 from streams.codec import partition_of, to_ns  # noqa: E402
 from streams.demo.plan import demo_records, truth  # noqa: E402
-from streams.demo.truth import Truth  # noqa: E402
 from streams.pipeline import create_pipeline  # noqa: E402
 from streams.ports import RawRecord  # noqa: E402
+from streams.simulation.truth import Truth  # noqa: E402
 
 PARTITIONS = 1
 LONG_AFTER_NS = 2_000_000_000 * 1_000_000_000

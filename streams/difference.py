@@ -77,7 +77,7 @@ def compare(
             after = (
                 _packed(StoredTwin(encode(document), encode(memory))),
                 standing_episodes(twin, rules),
-                index_row(document),
+                index_row(document, memory),
             )
         for rows, old, new in zip((twins, standing, index), before, after, strict=True):
             if old != new:

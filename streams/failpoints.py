@@ -1,4 +1,4 @@
-"""Places where a test makes a worker, or a rebuild, kill itself, to prove that nothing is lost or doubled there.
+"""Places where a test makes a process kill itself, to prove that nothing is lost or doubled there.
 
 `TWIN_FAIL_POINT=name[:nth]` kills the process (SIGKILL) the nth time it passes that place. `TWIN_FAIL_COUNTER` names a
 file that gets a line for each kill; a place named in it does not kill again, so that the same environment serves the
@@ -20,6 +20,7 @@ FailPoint = Literal[
     "after_publish_before_ack",
     "before_rewrite",
     "after_rewrite_before_reply",
+    "after_kafka_before_mqtt",
 ]
 
 _passed: Counter[str] = Counter()

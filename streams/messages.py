@@ -10,9 +10,10 @@ import msgspec
 
 from streams.codec import Refusal
 from streams.ports import Outgoing, RawRecord
+from twinstate.clocks import doubted
 from twinstate.library import Library
 from twinstate.risk.episodes import Episode, Transition, event_id
-from twinstate.twin import Rules, Twin, TwinDocument
+from twinstate.twin import FORGOTTEN, Rules, Twin, TwinDocument, TwinMemory
 
 EVENT_SOURCE = "urn:twin-updater"
 EVENT_TYPE = "org.twin-updater.risk.{}.v1"
@@ -134,8 +135,10 @@ def standing_episodes(twin: Twin, rules: Rules) -> bytes:
     return msgspec.json.encode(rows) if rows else b""
 
 
-def index_row(document: TwinDocument) -> bytes:
-    """What a list of twins shows of this one."""
+def index_row(document: TwinDocument, memory: TwinMemory) -> bytes:
+    """What a list of twins shows of this one; empty bytes when it does not show it."""
+    if document.state == FORGOTTEN:
+        return b""
     return msgspec.json.encode(
         {
             "patient": document.patient,
@@ -148,5 +151,6 @@ def index_row(document: TwinDocument) -> bytes:
             "highest_probability": max(
                 (r.probability for e in document.estimates for r in e.risks), default=None
             ),
+            "doubted_clocks": [clock.doubt for clock in doubted(memory.clocks)],
         }
     )

@@ -53,7 +53,7 @@ class Checker:
 
     def check(self, number: int, body: bytes) -> Line:
         """Check one record; `number` is its place among the others, from 1."""
-        patient = _patient(body)
+        patient = patient_of(body)
         raw = RawRecord(number, 0, None if patient is None else patient.encode(), body, ())
         decoded = Decoder(self._library, None, 1).decode(raw)
         if isinstance(decoded, Refusal) and self._releases is not None:
@@ -78,7 +78,8 @@ def read_lines(lines: Iterable[bytes], library: Library) -> Iterator[Line]:
             yield checker.check(number, body)
 
 
-def _patient(body: bytes) -> str | None:
+def patient_of(body: bytes) -> str | None:
+    """A record's field `patient`; None where it cannot be read."""
     try:
         return _KEY.decode(body).patient
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):

@@ -34,7 +34,7 @@ from twinstate.outlook import Memo
 from twinstate.risk.episodes import RETRACTED
 from twinstate.succession import breaches
 from twinstate.timeline import Outcome
-from twinstate.twin import FORGOTTEN, Rules, Twin, encode, thaw
+from twinstate.twin import Rules, Twin, encode, thaw
 
 # Fits and forecasts remembered, some 10 kB each.
 MEMO_SIZE = 4096
@@ -210,10 +210,7 @@ class Pipeline:
                 p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()
             },
             standing={p: standing_episodes(self._twins[p], self.rules) for p in changed},
-            index={
-                p: b"" if document.state == FORGOTTEN else index_row(document)
-                for p, (document, _) in documents.items()
-            },
+            index={p: index_row(*described) for p, described in documents.items()},
             outgoing=outgoing,
             counts=dict(counts),
             trace=b"\n".join(msgspec.json.encode(line) for line in trace),

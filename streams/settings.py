@@ -42,6 +42,13 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _tls_context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
 class KafkaSettings(_Section):
     """Where the broker is, who we are to it, and how much is taken at once."""
 
@@ -109,10 +116,7 @@ class KafkaSettings(_Section):
         Raises:
             OSError: A file cannot be read or holds no certificate.
         """
-        context = ssl.create_default_context(cafile=self.tls_ca_file)
-        if self.tls_certificate_file is not None:
-            context.load_cert_chain(self.tls_certificate_file, self.tls_key_file)
-        return context
+        return _tls_context(self.tls_ca_file, self.tls_certificate_file, self.tls_key_file)
 
 
 class RedisSettings(_Section):
@@ -175,6 +179,45 @@ class IntakeSettings(_Section):
         return self
 
 
+class MqttSettings(_Section):
+    """Which MQTT broker is bridged, and how."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(ge=1, le=65_535)
+    topic: str = Field(min_length=1, max_length=1000)
+    client_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    username: str | None = None
+    password: SecretStr | None = None
+    tls: bool
+    tls_ca_file: Path | None = None
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    session_expiry_hours: float = Field(ge=0, le=1_000_000)
+    waiting_max_messages: int = Field(
+        ge=1, le=50_000
+    )  # MQTT counts to 65,535, librdkafka's queue holds 100,000
+    keepalive_seconds: int = Field(ge=1, le=65_535)
+    reconnect_max_seconds: int = Field(ge=1)
+    metrics_host: str = Field(min_length=1)
+    metrics_port: int = Field(ge=0, le=65_535)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_certificate_file and tls_key_file come together or not at all")
+        if not self.tls and (self.tls_ca_file or self.tls_key_file):
+            raise ValueError("certificates are set but tls is false, so nothing would be encrypted")
+        return self
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Trust the CA file, or the system's authorities, and show our certificate when there is one.
+
+        Raises:
+            OSError: A file cannot be read or holds no certificate.
+        """
+        return _tls_context(self.tls_ca_file, self.tls_certificate_file, self.tls_key_file)
+
+
 class TickSettings(_Section):
     """When time passes for patients of whom nobody sends."""
 
@@ -206,6 +249,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings
     web: WebSettings
     intake: IntakeSettings
+    mqtt: MqttSettings
     ticks: TickSettings
     paths: PathSettings
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from twinstate.assimilation.readings import DeviceWindow
+from twinstate.clocks import Clocks
 from twinstate.history import Entry, Frame, Identity, device_of
 from twinstate.library import Library
 from twinstate.telemetry import Telemetry
@@ -117,6 +118,7 @@ class Timeline:
             watermark up.
         forgotten: Everything up to this event time (UTC ns) was erased at a `forget` record, and stays so; None when
             nothing was.
+        clocks: What append times tell of devices' clocks; nothing here depends on it.
     """
 
     entries: dict[Identity, Entry] = field(default_factory=dict)
@@ -126,6 +128,7 @@ class Timeline:
     highest: int | None = None
     gone_until: int | None = None
     forgotten: int | None = None
+    clocks: Clocks = field(default_factory=Clocks)
     _ordered: list[Entry] | None = None
 
     def known(self, identity: Identity) -> Entry | None:

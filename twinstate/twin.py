@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 
 from twinstate.assimilation.readings import names_of, readings_of
+from twinstate.clocks import Clocks, DeviceClock
 from twinstate.drug import DrugModel
 from twinstate.errors import CovariateError
 from twinstate.estimate import DrugEstimate, estimate_drug, horizon_of
-from twinstate.history import Entry, Lab
+from twinstate.history import Entry, Lab, device_of
 from twinstate.library import Library
 from twinstate.outlook import Heard, Memo, levels_disagree, look_ahead
 from twinstate.risk.assess import assess
@@ -83,6 +84,7 @@ class TwinMemory(msgspec.Struct, frozen=True, array_like=True):
     highest: int | None
     gone_until: int | None
     forgotten: int | None = None
+    clocks: tuple[DeviceClock, ...] = ()
 
 
 # Built once, as modules are loaded: msgspec crashes when two threads build the decoder of one type at the same time.
@@ -137,6 +139,8 @@ class Twin:
             return verdict, []
         if entry.kind == "forget":
             return verdict, self._erase(entry.event_time)
+        if entry.kind == "wearable" and not (backfill or entry.revision or entry.cancelled):
+            self.timeline.clocks.hear(device_of(entry.id), append_time, entry.event_time)
         watermark = self.timeline.watermark
         since = self.timeline.accept(entry)
         transitions: list[Transition] = []
@@ -238,6 +242,7 @@ class Twin:
             highest=self.timeline.highest,
             gone_until=self.timeline.gone_until,
             forgotten=self.timeline.forgotten,
+            clocks=self.timeline.clocks.stored(),
         )
         return document, memory
 
@@ -459,6 +464,7 @@ def thaw(stored: StoredTwin, rules: Rules, memo: Memo | None = None) -> Twin:
         highest=memory.highest,
         gone_until=memory.gone_until,
         forgotten=memory.forgotten,
+        clocks=Clocks.of(memory.clocks),
     )
     twin = Twin(
         patient=document.patient,

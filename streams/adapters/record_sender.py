@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -77,6 +78,17 @@ class RecordSender:
             except BufferError:
                 self._producer.poll(0.1)
         self._producer.poll(0)
+
+    def rest(self, seconds: float) -> None:
+        """Wait, hearing meanwhile what became of the records sent."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0.0:
+            self._producer.poll(min(left, 1.0))
+
+    @property
+    def failure(self) -> str | None:
+        """What the first record that was given up failed of; None while all is well."""
+        return self._delivery.failures[0] if self._delivery.failures else None
 
     def finish(self) -> Delivery:
         """Wait until every record is delivered or has failed, and begin to count anew."""

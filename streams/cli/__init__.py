@@ -6,9 +6,20 @@ from streams.cli import service
 from streams.cli import rebuilding
 from streams.cli import operating
 from streams.cli import sending
+from streams.cli import simulating
 from streams.cli import asking
 from streams.cli import checking
 from streams.cli import library
 from streams.cli.application import app
 
-__all__ = ["app", "asking", "checking", "library", "operating", "rebuilding", "sending", "service"]
+__all__ = [
+    "app",
+    "asking",
+    "checking",
+    "library",
+    "operating",
+    "rebuilding",
+    "sending",
+    "service",
+    "simulating",
+]

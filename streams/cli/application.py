@@ -59,10 +59,12 @@ def _sentence(error: Exception) -> str | None:
         ("streams.adapters.topics", "TopicError"),
         ("streams.web.token", "TokenError"),
         ("streams.serve", "ServeError"),
+        ("streams.adapters.mqtt_bridge", "MqttError"),
         ("streams.rebuild", "RebuildError"),
         ("streams.operations", "OperationError"),
         ("streams.adapters.log_reader", "LogError"),
         ("streams.demo.run", "DemoError"),
+        ("streams.simulation.stream", "PlanError"),
         ("streams.embedded.processes", "ProcessError"),
     }
     for module, name in known:

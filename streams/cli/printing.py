@@ -29,6 +29,12 @@ def show_twin(twin: TwinAnswer) -> None:
     )
     if twin.quality:
         out.print(f"data quality: {', '.join(twin.quality)}", markup=False)
+    for clock in twin.clocks:
+        late = "" if clock.doubt == "ahead" else ", or all it sends comes so late"
+        out.print(
+            f"set the clock of {clock.device}: {clock.seconds:g} s {clock.doubt}{late} ({clock.frames} frames)",
+            markup=False,
+        )
     for e in twin.estimates:
         rows: list[tuple[object, ...]] = [
             (name, *_cells(value), "")

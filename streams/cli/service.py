@@ -72,6 +72,19 @@ def serve() -> None:
 
 
 @app.command(rich_help_panel=RUNNING)
+def mqtt() -> None:
+    """A bridge: records from an MQTT 5 broker (section mqtt of the settings) to the input topic, each at least once.
+
+    One message is one record. It is acknowledged to the MQTT broker when all replicas of Kafka hold it; what is no
+    record ends as a dead letter with its MQTT topic. SIGTERM finishes what is on its way. Exit status 70: start it
+    again; 75: another bridge has the same mqtt.client_id; 2: mend the setting that is named.
+
+    Example: `TWIN_MQTT__HOST=mqtt.example.org TWIN_MQTT__TOPIC='ward-3/+/records' twin mqtt`
+    """
+    raise typer.Exit(_part("streams.bridge", "run_bridge", None)(settings()))
+
+
+@app.command(rich_help_panel=RUNNING)
 def ticks(
     once: Annotated[bool, typer.Option("--once", help="Look once and end, as for cron.")] = False,
 ) -> None:

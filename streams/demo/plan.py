@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import functools
 
-import msgspec
-
-from streams.demo.moxifloxacin_ward import simulate_moxifloxacin
 from streams.demo.real_patients import STUDIES, real_records
-from streams.demo.truth import Simulated, Truth
-from streams.demo.vancomycin_ward import simulate_vancomycin
-from streams.demo.wire import DemoRecord, Sender
-from twinstate.history import KIND_ORDER
+from streams.simulation.moxifloxacin_ward import simulate_moxifloxacin
+from streams.simulation.truth import Simulated, Truth
+from streams.simulation.vancomycin_ward import simulate_vancomycin
+from streams.simulation.wire import DemoRecord, Sender, ordered
 from twinstate.types import NS_PER_HOUR
 
 __all__ = ["REAL_DRUGS", "DemoRecord", "demo_records", "ordered", "truth"]
 
 REAL_DRUGS = tuple(study.drug for study in STUDIES)
 CLOCK = "clock"  # source of the closing ticks
-
-
-class _Place(msgspec.Struct):
-    """What of a record decides its place among those of one moment."""
-
-    kind: str
-    source: str
-    id: str
-    revision: int = 0
-
-
-_PLACE = msgspec.json.Decoder(_Place)
 
 
 def demo_records(seed: int) -> list[DemoRecord]:
@@ -68,17 +53,6 @@ def closing_ticks(records: list[DemoRecord]) -> list[DemoRecord]:
         Sender(patient, CLOCK).tick(-(-(at + NS_PER_HOUR) // NS_PER_HOUR) * NS_PER_HOUR, "closing")
         for patient, at in last.items()
     ]
-
-
-def ordered(records: list[DemoRecord]) -> list[DemoRecord]:
-    """Records by event time, then kind, source and id; revisions of one record in their order."""
-    return sorted(records, key=_place)
-
-
-def _place(record: DemoRecord) -> tuple[int, int, str, str, str, int]:
-    body = _PLACE.decode(record.value)
-    kind = KIND_ORDER.index(body.kind)
-    return (record.event_time_ns, kind, record.patient, body.source, body.id, body.revision)
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from streams.demo.wire import DemoRecord, Sender, from_hours, quantity, utc
+from streams.simulation.wire import DemoRecord, Sender, from_hours, quantity, utc
 
 CM_PER_INCH = 2.54
 # Creatinine clearance, mL/min, that stands for each class of the quinidine table (docs/data.md, "Assumed").

@@ -135,6 +135,19 @@ class Position(Answer):
     next_offset: int
 
 
+class DeviceClock(Answer):
+    """A device whose clock is in doubt, by when the broker appended its frames."""
+
+    device: str
+    doubt: Literal["ahead", "behind"] = Field(
+        description="ahead of the broker's clock; or behind it, or sending everything so late"
+    )
+    seconds: float = Field(
+        description="At least so much (ahead); at most so much of it is the clock's (behind)"
+    )
+    frames: int = Field(description="Frames this rests on, of the last 6 to 12 h")
+
+
 class TwinAnswer(Answer):
     """One patient's twin."""
 
@@ -152,6 +165,10 @@ class TwinAnswer(Answer):
     estimates: tuple[Estimate, ...]
     standing: tuple[StandingBrief, ...]
     quality: tuple[str, ...]
+    clocks: tuple[DeviceClock, ...] = Field(
+        (),
+        description="Devices whose clock is in doubt; by append time, so apart from the twin and its as_of",
+    )
     records: dict[str, int] = Field(description="Records the twin rests on, by kind; cancelled ones apart")
     settled_revised: int = Field(description="How often a late or corrected record changed the settled past")
     version: int = Field(description="How often the stored twin was written")
@@ -225,6 +242,9 @@ class TwinRow(Answer):
     standing: int
     highest_probability: float | None = Field(
         description="Of any threshold; null when no risk can be assessed"
+    )
+    doubted_clocks: tuple[str, ...] = Field(
+        (), description="`ahead` or `behind` for each of the patient's devices whose clock is in doubt"
     )
 
 
@@ -305,6 +325,7 @@ class Counts(Answer):
     dead_letters: dict[str, int]
     twins: dict[str, int]
     standing: dict[str, int]
+    doubted_clocks: dict[str, int] = {}
     positions: dict[int, int]
     waiting: dict[int, dict[str, int]]
     seen_s: dict[int, float]

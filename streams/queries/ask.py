@@ -223,6 +223,7 @@ class Queries:
         totals: Counter[str] = Counter()
         states: Counter[str] = Counter()
         severities: Counter[str] = Counter()
+        clocks: Counter[str] = Counter()
         positions: dict[int, int] = {}
         waiting: dict[int, dict[str, int]] = {}
         seen: dict[int, float] = {}
@@ -236,7 +237,9 @@ class Queries:
             fingerprints.add(meta.fingerprint)
             _, index = await self.reader.read_index(partition)
             drugs = self.rules_of(meta.fingerprint).library.drugs
-            states.update([str(read_row(row, drugs).state) for row in index.values()])
+            rows = [read_row(row, drugs) for row in index.values()]
+            states.update([str(row.state) for row in rows])
+            clocks.update(doubt for row in rows for doubt in row.doubted_clocks)
             for content in (await self.reader.read_standing(partition))[1].values():
                 severities.update([str(e["severity"]) for e in msgspec.json.decode(content)])
             waiting[partition] = {o: await self.reader.outbox_length(partition, o) for o in OUTBOXES}
@@ -249,6 +252,7 @@ class Queries:
             dead_letters={k.partition(".")[2]: n for k, n in totals.items() if k.startswith("dead_letters.")},
             twins=dict(states),
             standing=dict(severities),
+            doubted_clocks=dict(clocks),
             positions=positions,
             waiting=waiting,
             seen_s=seen,

@@ -34,6 +34,7 @@ class IndexRow(msgspec.Struct, frozen=True):
     levels: int
     standing: int
     highest_probability: float | None
+    doubted_clocks: tuple[str, ...] = ()
 
 
 class Page(NamedTuple):
@@ -68,6 +69,7 @@ def read_row(content: bytes, drugs: Mapping[str, DrugModel]) -> answers.TwinRow:
         levels=row.levels,
         standing=row.standing,
         highest_probability=row.highest_probability,
+        doubted_clocks=row.doubted_clocks,
     )
 
 

@@ -11,19 +11,21 @@ import msgspec
 
 from streams.ports import StoredTwin
 from streams.queries import answers
+from twinstate.clocks import Clocks, doubted
 from twinstate.drug import DrugModel, Threshold
 from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck
 from twinstate.history import Entry
 from twinstate.risk.assess import Interval, Risk
 from twinstate.risk.episodes import tell_story
 from twinstate.telemetry import Telemetry
-from twinstate.timeline import Timeline
+from twinstate.timeline import Timeline, hour_end
 from twinstate.twin import FORGOTTEN, Rules, Twin, TwinDocument, TwinMemory
 from twinstate.types import NS_PER_HOUR
 
 AsOf = Literal["live", "settled"] | int
 LEVEL_UNIT = "mg/L"
 EXPOSURE_UNIT = "mg*h/L"
+NS_PER_SECOND = 1_000_000_000
 WINDOW_VERDICTS = ("taken", "softened", "rejected", "unusable")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -131,8 +133,10 @@ def _earlier(
     """
     timeline = Timeline(
         entries={e.identity: e for e in document.entries if e.event_time <= moment},
+        frames={f.identity: f for f in memory.frames if hour_end(f.event_time) <= moment},
         telemetry=Telemetry.of(Telemetry.of(document.windows).stored(until=moment)),
         watermark=moment,
+        clocks=Clocks.of(memory.clocks),
     )
     twin = Twin(document.patient, timeline, opening=memory.opening, settled_revised=memory.settled_revised)
     twin.decisions = [d for d in memory.decisions if d.at <= moment]
@@ -186,6 +190,15 @@ def describe_twin(
             for s in document.standing
         ),
         quality=document.quality,
+        clocks=tuple(
+            answers.DeviceClock(
+                device=clock.device,
+                doubt="ahead" if clock.doubt == "ahead" else "behind",
+                seconds=round(abs(clock.lag) / NS_PER_SECOND, 1),
+                frames=clock.heard,
+            )
+            for clock in doubted(view.memory.clocks)
+        ),
         records=dict(sorted(kinds.items())),
         settled_revised=view.memory.settled_revised,
         version=version,

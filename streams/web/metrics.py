@@ -1,4 +1,4 @@
-"""The ten figures that matter, for Prometheus. No label names a patient, a record or a device."""
+"""The eleven figures that matter, for Prometheus. No label names a patient, a record or a device."""
 
 from __future__ import annotations
 
@@ -46,6 +46,10 @@ class _Snapshot(Collector):
         twins: dict[str, float] = {state: counts.twins.get(state, 0) for state in STATES}
         yield _gauge("twin_twins", "Twins by state, stale derived at their watermark", "state", twins)
         yield _gauge("twin_standing_episodes", "Standing episodes of risk", "severity", counts.standing)
+        clocks = {doubt: float(counts.doubted_clocks.get(doubt, 0)) for doubt in ("ahead", "behind")}
+        yield _gauge(
+            "twin_doubted_clocks", "Devices whose clock is off the broker's, or always late", "doubt", clocks
+        )
         yield _gauge(
             "twin_next_offset",
             "Next input offset; the topic's end offset less this is the lag",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from streams.adapters.redis_store import RedisStore, connect
 from streams.codec import partition_of
-from streams.demo.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
 from streams.pipeline import Pipeline, create_pipeline
 from streams.ports import Claim, OutboxName, RawRecord, Verdict
+from streams.simulation.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
 
 CONFIG = Path(__file__).parents[2] / "config"
 PARTITIONS = 4

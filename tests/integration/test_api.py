@@ -15,11 +15,11 @@ import pytest
 import redis
 from pydantic import BaseModel
 
-from streams.demo.wire import DemoRecord, Sender
 from streams.embedded import EmbeddedRedis
 from streams.queries.answers import ForecastAnswer, RisksAnswer, TwinAnswer, TwinList
 from streams.serve import create_app
 from streams.settings import Settings, load_settings
+from streams.simulation.wire import DemoRecord, Sender
 from streams.web.api import example
 from tests.integration.operators import (
     DISCHARGED,
@@ -273,10 +273,10 @@ def test_metrics_are_open_on_loopback_only(api: Browser, filled: Filler, tmp_pat
         exposed.close()
 
 
-def test_twelve_metrics_and_no_patient_among_their_labels(api: Browser) -> None:
+def test_thirteen_metrics_and_no_patient_among_their_labels(api: Browser) -> None:
     text = api.get("/metrics").text
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    assert len(names) == 12
+    assert len(names) == 13
     assert all(name.startswith("twin_") for name in names)
     assert 'twin_dead_letters_total{reason="not_json"} 1.0' in text
     assert 'twin_twins{state="stale"} 1.0' in text

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from streams.adapters.topics import Topics
 from streams.cli import app
 from streams.codec import partition_of
-from streams.demo.wire import DemoRecord, Sender
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
+from streams.simulation.wire import DemoRecord, Sender
 from tests.integration.operators import (
     OVERDOSED,
     PARTITIONS,

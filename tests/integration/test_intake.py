@@ -17,11 +17,11 @@ from confluent_kafka import Consumer, TopicPartition
 
 from streams.adapters.topics import Topics, create_topics, read_topics
 from streams.codec import partition_of
-from streams.demo.wire import DemoRecord
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.embedded.ports import free_ports
 from streams.serve import create_app
 from streams.settings import Settings, load_settings
+from streams.simulation.wire import DemoRecord
 from tests.integration.conftest import TOPICS_FILE
 from tests.integration.operators import theophylline
 from tests.integration.ward import Ward, wait_until

@@ -17,9 +17,9 @@ from streams.adapters.redis_store import PartitionKeys
 from streams.adapters.topics import Topics
 from streams.cli import app
 from streams.codec import partition_of
-from streams.demo.wire import DemoRecord, Sender
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.ports import StoredTwin
+from streams.simulation.wire import DemoRecord, Sender
 from tests.integration.operators import (
     OVERDOSED,
     PARTITIONS,

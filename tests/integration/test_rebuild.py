@@ -24,12 +24,12 @@ from streams.adapters.redis_store import PartitionKeys, RedisStore, connect
 from streams.adapters.topics import Topics
 from streams.cli import app
 from streams.codec import partition_of
-from streams.demo.wire import DemoRecord, Sender
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.fingerprint import fingerprint_of
 from streams.ports import Claim, StoredTwin
 from streams.rebuild import RebuildError, rebuild
 from streams.settings import load_settings
+from streams.simulation.wire import DemoRecord, Sender
 from tests.integration.operators import (
     CONFIG,
     DISCHARGED,

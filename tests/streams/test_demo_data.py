@@ -13,15 +13,15 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from streams.codec import Accepted, Decoder
-from streams.demo.dice import Dice
-from streams.demo.moxifloxacin_ward import draw_heart, draw_stay, simulate_moxifloxacin
-from streams.demo.perturb import perturb
 from streams.demo.plan import demo_records, truth
 from streams.demo.real_patients import STUDIES, read_table, real_records, study_records
-from streams.demo.truth import Story
-from streams.demo.vancomycin_ward import draw_stay as draw_vancomycin_stay
-from streams.demo.vancomycin_ward import exposure, infusion_h, simulate_vancomycin
 from streams.ports import RawRecord
+from streams.simulation.dice import Dice
+from streams.simulation.moxifloxacin_ward import draw_heart, draw_stay, simulate_moxifloxacin
+from streams.simulation.perturb import perturb
+from streams.simulation.truth import Story
+from streams.simulation.vancomycin_ward import draw_stay as draw_vancomycin_stay
+from streams.simulation.vancomycin_ward import exposure, infusion_h, simulate_vancomycin
 from twinstate.library import load_library
 from twinstate.pk.propagate import solve
 from twinstate.types import NS_PER_HOUR, hours

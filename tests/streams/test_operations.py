@@ -10,11 +10,11 @@ import pytest
 
 from streams.adapters.redis_store import state_format
 from streams.codec import partition_of
-from streams.demo.wire import DemoRecord, Sender, utc
 from streams.operations.redrive import Letter, judge_letter
 from streams.operations.status import Expected, Stands, needs
 from streams.operations.verify import compare_twins
 from streams.ports import RawRecord, StoredTwin
+from streams.simulation.wire import DemoRecord, Sender, utc
 from twinstate.library import load_library
 from twinstate.types import NS_PER_HOUR
 

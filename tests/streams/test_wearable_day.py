@@ -15,6 +15,7 @@ from streams.codec import partition_of
 from streams.oracle import Oracle
 from streams.pipeline import Pipeline
 from streams.ports import RawRecord
+from streams.queries.views import look
 from tests.streams.logs import START, VOLUNTEER, dose, moment
 from twinstate.library import Library, load_library
 from twinstate.twin import TwinDocument
@@ -153,3 +154,26 @@ def test_odd_devices_are_flagged_and_the_oracle_flags_them_alike(library: Librar
         library, [raw(body, 24.0) for body in [*admission(), *frames(values, [*range(0, 600, 10)])]]
     )
     assert msgspec.msgpack.decode(quiet, type=TwinDocument).quality == ()
+
+
+def test_an_answer_about_the_past_flags_the_frames_that_overlapped_then(library: Library) -> None:
+    told = frames(day(3), [*range(0, 1200, 10)])
+    overlapping = record(
+        "wearable",
+        "patch:900",
+        9.5,
+        {"signal": "qtc", "unit": "ms", "values": [501.0, 502.0], "period_s": 60.0},
+    )
+    pipeline = Pipeline(library, PARTITION, 4)
+    pipeline.remember(PATIENT, None)
+    arrivals = [raw(body, 24.0, i) for i, body in enumerate([*admission(), *told, overlapping])]
+    stored = pipeline.update(pipeline.decode(arrivals)).twins[PATIENT]
+    for at_h, overlap in ((9.0, False), (10.0, True), (19.0, True)):
+        then = look(stored, ZERO + round(at_h * NS_PER_HOUR), pipeline.rules)
+        assert then.recomputed
+        assert ("qtc:frames_overlap" in then.document.quality) is overlap, at_h
+    until_ten = [r for r in arrivals if json.loads(r.value or b"")["event_time"] <= moment(10.0)]
+    pipeline.remember(PATIENT, None)
+    alone = pipeline.update(pipeline.decode(until_ten)).twins[PATIENT]
+    asked = look(stored, ZERO + 10 * NS_PER_HOUR, pipeline.rules).document
+    assert asked.quality == msgspec.msgpack.decode(alone.canonical, type=TwinDocument).quality

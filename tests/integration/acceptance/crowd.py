@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from streams.demo.plan import DemoRecord
-from streams.demo.wire import Sender, from_hours, quantity, utc
+from streams.simulation.wire import Sender, from_hours, quantity, utc
 from tests.integration.acceptance.records import altered, body_of
 
 START = utc("2026-03-01T08:00:00Z")

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streams.codec import partition_of
-from streams.demo.perturb import LATEST_H, LATEST_WEARABLE_H, Perturbed, perturb
 from streams.demo.plan import DemoRecord, demo_records
 from streams.pipeline import Pipeline
 from streams.ports import RawRecord, StoredTwin
+from streams.simulation.perturb import LATEST_H, LATEST_WEARABLE_H, Perturbed, perturb
 from tests.integration.ward import ROOT
 from twinstate.library import Library, load_library
 from twinstate.twin import TwinDocument

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.demo.perturb import perturb
+from streams.simulation.perturb import perturb
 from tests.integration.acceptance.records import (
     altered,
     body_of,

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streams.demo.dice import Dice, Floats, omega2
-from streams.demo.truth import Simulated, Story, Truth, first_above
-from streams.demo.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
+from streams.simulation.dice import Dice, Floats, omega2
+from streams.simulation.truth import Simulated, Story, Truth, first_above
+from streams.simulation.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
 from twinstate.pk.course import INTO_CENTRAL, Course, Structure, eta_row, log_row, no_occasions
 from twinstate.pk.propagate import solve
 from twinstate.types import NS_PER_HOUR, hours

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streams.records import SCHEMA
+from twinstate.history import KIND_ORDER
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _NS_PER_SECOND = 1_000_000_000
@@ -26,6 +27,18 @@ class DemoRecord(NamedTuple):
     patient: str
     event_time_ns: int
     value: bytes
+
+
+class _Place(msgspec.Struct):
+    """What of a record decides its place among those of one moment."""
+
+    kind: str
+    source: str
+    id: str
+    revision: int = 0
+
+
+_PLACE = msgspec.json.Decoder(_Place)
 
 
 class Sender(NamedTuple):
@@ -87,9 +100,22 @@ class Sender(NamedTuple):
             payload["resulted_at"] = moment(resulted_at)
         return self._record("lab", at, id, payload)
 
-    def frame(self, at: int, id: str, signal: str, unit: str, values: Sequence[float | None]) -> DemoRecord:
-        """One-minute samples, the last one at `at` (UTC ns); None where nothing was measured."""
-        payload = {"signal": signal, "unit": unit, "values": list(values), "period_s": 60.0}
+    def frame(
+        self,
+        at: int,
+        id: str,
+        signal: str,
+        unit: str,
+        values: Sequence[float | None],
+        period_s: float | None = 60.0,
+    ) -> DemoRecord:
+        """Samples one period apart, the last one at `at` (UTC ns); None where nothing was measured.
+
+        A single reading needs no period.
+        """
+        payload: dict[str, Any] = {"signal": signal, "unit": unit, "values": list(values)}
+        if period_s is not None:
+            payload["period_s"] = period_s
         return self._record("wearable", at, id, payload)
 
     def tick(self, at: int, id: str) -> DemoRecord:
@@ -132,6 +158,17 @@ def regimen_line(
     if duration_h > 0.0:
         line["duration_h"] = duration_h
     return line
+
+
+def ordered(records: list[DemoRecord]) -> list[DemoRecord]:
+    """Records by event time, then kind, source and id; revisions of one record in their order."""
+    return sorted(records, key=_place)
+
+
+def _place(record: DemoRecord) -> tuple[int, int, str, str, str, int]:
+    body = _PLACE.decode(record.value)
+    kind = KIND_ORDER.index(body.kind)
+    return (record.event_time_ns, kind, record.patient, body.source, body.id, body.revision)
 
 
 def moment(at: int) -> str:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streams.demo.dice import Dice
-from streams.demo.plan import ordered
-from streams.demo.wire import DemoRecord, moment
+from streams.simulation.dice import Dice
+from streams.simulation.wire import DemoRecord, moment, ordered
 from twinstate.types import NS_PER_HOUR
 
 NS_PER_MINUTE = NS_PER_HOUR // 60

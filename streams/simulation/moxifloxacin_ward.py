@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streams.demo.dice import Dice, Floats, omega2
-from streams.demo.truth import Simulated, Story, Truth, first_above
-from streams.demo.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
+from streams.simulation.dice import Dice, Floats, omega2, wandering
+from streams.simulation.truth import Simulated, Story, Truth, first_above
+from streams.simulation.wire import DemoRecord, Sender, from_hours, quantity, regimen_line, utc
 from twinstate.pk.course import INTO_DEPOT, Course, Structure, eta_row, log_row, no_occasions
 from twinstate.pk.propagate import solve
 from twinstate.types import NS_PER_HOUR, hours
@@ -95,11 +95,13 @@ class Stay(NamedTuple):
         admitted: UTC ns; the patch is worn from here on.
         dose_h: When tablets are taken, h after admission, shape (doses,).
         due_h: When the first was due, h after admission.
+        planned_doses: How many the order has.
     """
 
     admitted: int
     dose_h: Floats
     due_h: float
+    planned_doses: int = PLANNED_DOSES
 
     def course(self, dose_h: Floats) -> Course:
         """Doses of 400 mg at `dose_h`, h after admission."""
@@ -120,7 +122,7 @@ class Stay(NamedTuple):
     @property
     def planned(self) -> Course:
         """The doses taken, and those the order plans after them."""
-        later = self.due_h + EVERY_H * np.arange(len(self.dose_h), PLANNED_DOSES)
+        later = self.due_h + EVERY_H * np.arange(len(self.dose_h), self.planned_doses)
         return self.course(np.concatenate([self.dose_h, later]))
 
 
@@ -139,11 +141,7 @@ def simulate_patient(seed: int, number: int, story: Story) -> Simulated:
     stay = draw_stay(dice)
     steps = round(EVERY_H * PLANNED_DOSES / STEP_H)
     time_h: Floats = hours(stay.admitted) + STEP_H * np.arange(steps + 1.0)
-    while True:  # until the plan's highest rise is an ordinary one
-        heart = draw_heart(dice, story)
-        rise = heart.rise(solve(stay.planned, heart.eta, time_h)[0])
-        if float(rise.max()) <= ORDINARY_RISE:
-            break
+    heart, rise = draw_ordinary_heart(dice, story, stay, time_h)
     typical = Heart(np.zeros(3), BASELINE_MS, EMAX_MS)
     patient = f"moxi-{number:02d}"
     truth = Truth(
@@ -189,8 +187,24 @@ def draw_heart(dice: Dice, story: Story) -> Heart:
     return Heart(eta, baseline_ms, EMAX_MS * math.exp(SD_EMAX * draw()))
 
 
+def draw_ordinary_heart(dice: Dice, story: Story, stay: Stay, time_h: Floats) -> tuple[Heart, Floats]:
+    """A heart, drawn until the plan's highest rise is an ordinary one, and that rise at `time_h`, ms, (times,)."""
+    while True:
+        heart = draw_heart(dice, story)
+        rise = heart.rise(solve(stay.planned, heart.eta, time_h)[0])
+        if float(rise.max()) <= ORDINARY_RISE:
+            return heart, rise
+
+
 def tell(patient: str, stay: Stay, heart: Heart, dice: Dice) -> list[DemoRecord]:
     """The two days as wire records, without a closing tick."""
+    records = tell_care(patient, stay, heart, dice)
+    records.extend(frames(patient, stay, heart, stay.course(stay.dose_h), dice))
+    return records
+
+
+def tell_care(patient: str, stay: Stay, heart: Heart, dice: Dice) -> list[DemoRecord]:
+    """What people tell: who came, the order, the tablets taken, and for every second patient a level."""
     zero = stay.admitted
     ward = Sender(patient, "ward-5")
     facts = {
@@ -198,7 +212,7 @@ def tell(patient: str, stay: Stay, heart: Heart, dice: Dice) -> list[DemoRecord]
         "weight": quantity(round(dice.between(60.0, 78.0), 1), "kg"),
         "sex": "male",
     }
-    line = regimen_line(DOSE_MG, "oral", from_hours(zero, stay.due_h), EVERY_H, PLANNED_DOSES)
+    line = regimen_line(DOSE_MG, "oral", from_hours(zero, stay.due_h), EVERY_H, stay.planned_doses)
     records = [
         ward.patient_record(zero, "admission", facts),
         ward.regimen(from_hours(zero, stay.due_h - 1.0), "order-1", "moxifloxacin", [line]),
@@ -215,7 +229,6 @@ def tell(patient: str, stay: Stay, heart: Heart, dice: Dice) -> list[DemoRecord]
         laboratory = Sender(patient, "laboratory")
         known = from_hours(drawn, dice.between(2.0, 5.0))
         records.append(laboratory.lab(drawn, "moxifloxacin-1", "moxifloxacin", level, "mg/L", known))
-    records.extend(frames(patient, stay, heart, taken, dice))
     return records
 
 
@@ -226,7 +239,8 @@ def frames(patient: str, stay: Stay, heart: Heart, taken: Course, dice: Dice) ->
     time_h = hours(stay.admitted) + at_h
     expected = heart.without_drug(time_h) + heart.rise(solve(taken, heart.eta, time_h)[0])
     measured = np.round(
-        expected * (1.0 + NOISE * wandering(dice, readings)) + SCATTER_MS * dice.normals(readings)
+        expected * (1.0 + NOISE * wandering(dice, readings, 1.0 / 60.0, NOISE_TIME_CONSTANT_H))
+        + SCATTER_MS * dice.normals(readings)
     )
     unreadable = dice.uniforms(readings) < UNREADABLE
     for _ in range(dice.whole(1, 3)):  # showers, and a patch that came off
@@ -246,15 +260,3 @@ def frames(patient: str, stay: Stay, heart: Heart, taken: Course, dice: Dice) ->
         at = from_hours(stay.admitted, float(at_h[begin + FRAME - 1]))
         records.append(sender.frame(at, f"{device}:{sequence}", "qtc", "ms", values))
     return records
-
-
-def wandering(dice: Dice, readings: int) -> Floats:
-    """AR(1) noise of standard deviation 1 at one reading a minute, shape (readings,)."""
-    kept = math.exp(-1.0 / 60.0 / NOISE_TIME_CONSTANT_H)
-    steps = math.sqrt(1.0 - kept * kept) * dice.normals(readings)
-    noise = np.empty(readings)
-    last = dice.normal()
-    for i, step in enumerate(steps):
-        last = kept * last + float(step)
-        noise[i] = last
-    return noise

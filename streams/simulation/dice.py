@@ -1,4 +1,4 @@
-"""Draws of the virtual ward: a generator for each patient from the seed alone, so that none moves another's."""
+"""Draws of the virtual wards: a generator for each patient from the seed alone, so that none moves another's."""
 
 from __future__ import annotations
 
@@ -60,3 +60,22 @@ class Dice:
 def omega2(cv: float) -> float:
     """Variance of the log of a log-normal parameter with this coefficient of variation."""
     return math.log1p(cv * cv)
+
+
+def wandering(dice: Dice, readings: int, step_h: float, time_constant_h: float) -> Floats:
+    """AR(1) noise of standard deviation 1, shape (readings,).
+
+    Args:
+        dice: Draws it.
+        readings: How many.
+        step_h: Between two of them.
+        time_constant_h: After which the autocorrelation is 1/e.
+    """
+    kept = math.exp(-step_h / time_constant_h)
+    steps = math.sqrt(1.0 - kept * kept) * dice.normals(readings)
+    noise = np.empty(readings)
+    last = dice.normal()
+    for i, step in enumerate(steps):
+        last = kept * last + float(step)
+        noise[i] = last
+    return noise

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.demo.dice import Floats
-from streams.demo.wire import DemoRecord
+from streams.simulation.dice import Floats
+from streams.simulation.wire import DemoRecord
 from twinstate.types import NS_PER_HOUR
 
 
