@@ -44,7 +44,7 @@ TITLES: dict[str, str] = {
     "25": "risk topic unavailable",
     "26": "slow subscriber",
     "27": "two releases side by side",
-    "28": "SIGTERM under load, 200 times",
+    "28": "SIGTERM under load, again and again",
     "I8": "recovery within 5 s of a killed worker, and of Redis that is back",
     "transactions": "transaction markers and aborted records in the input",
     "NOSCRIPT": "Redis restarted without its scripts",
@@ -54,6 +54,7 @@ TITLES: dict[str, str] = {
 }
 NOT_SHOWN = "no test of this row exists yet"
 LEFT_OUT = "its tests are long, and left out by --short or by a choice of tests"
+SHORTENED = "its long tests are left out by --short"
 
 
 class FaultReport:
@@ -62,6 +63,7 @@ class FaultReport:
     def __init__(self) -> None:
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self.known: set[str] = set()
+        self.shortened: set[str] = set()
 
     def add(self, row: str, outcome: str, reason: str, seconds: float, noted: dict[str, Any]) -> None:
         """Note one phase of one test of a row, and what the test wrote down: its seed, and what it measured."""
@@ -77,6 +79,8 @@ class FaultReport:
             skipped = [part for part in parts if part["outcome"] == "skipped"]
             result = "failed" if failed else "skipped" if skipped or not parts else "passed"
             reasons = [part["reason"] for part in (failed or skipped) if part["reason"]]
+            if result == "passed" and row in self.shortened:
+                reasons = [SHORTENED]
             yield {
                 "row": row,
                 "title": title,
@@ -103,6 +107,9 @@ class FaultRows:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Keep the tests of a row."""
         self.report.known = {row for item in items for row in rows_of(item)}
+        if config.getoption("--short"):
+            long = [item for item in items if item.get_closest_marker("long")]
+            self.report.shortened = {row for item in long for row in rows_of(item)}
         unknown = self.report.known - TITLES.keys()
         if unknown:
             raise pytest.UsageError(f"rows {sorted(unknown)} are not in the matrix (tests/faults_report.py)")

@@ -382,6 +382,7 @@ def test_worker_ended_by_sigterm_again_and_again_doubles_nothing(
         worker.start()
     assert max(ends) < 5.0, ends
     record_property("longest_s", round(max(ends), 2))
+    record_property("times", times)
     require_invariants(ward)
 
 

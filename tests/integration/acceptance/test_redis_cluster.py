@@ -61,3 +61,16 @@ def test_killed_node_of_a_redis_cluster_stops_its_partitions_alone_until_it_is_b
     record_property("back_s", round(sharded.reach(sum(stands) + len(arrival) // 2), 2))
     require_invariants(sharded)
     assert "worker ends" not in worker.log.read_text()
+
+
+@pytest.mark.row("5")
+@pytest.mark.long
+def test_worker_started_while_the_node_it_knows_is_away_waits_for_it(
+    sharded: SmallWard, redis_cluster: EmbeddedRedisCluster, dice: random.Random
+) -> None:
+    redis_cluster.nodes[0].kill()
+    worker = sharded.start()
+    wait_until(lambda: "waiting for Redis" in worker.tail(), PATIENCE_S, "waiting", [worker])
+    sharded.tell(list(disturbed().arrival)[:20])
+    redis_cluster.start()
+    require_invariants(sharded)

@@ -55,7 +55,7 @@ def test_worker_of_another_release_is_refused_while_the_first_goes_on(
 
 
 @pytest.mark.row("27")
-@pytest.mark.faults
+@pytest.mark.long
 def test_rebuild_hands_the_twins_to_the_next_release_in_the_middle_of_the_stream(
     undisturbed: Undisturbed, wards: OpenWard, next_release: Path, dice: random.Random
 ) -> None:
