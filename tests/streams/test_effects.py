@@ -213,6 +213,33 @@ def test_a_qtc_beyond_500_ms_is_told_from_the_signal_itself_not_from_the_drugs_s
     assert by_name["qtc_absolute"].metric.median > 508.0
 
 
+def test_low_potassium_and_magnesium_are_flagged_beside_qtc_and_change_no_estimate() -> None:
+    told_of = {
+        "covariates": {
+            "weight": {"value": 68, "unit": "kg"},
+            "age": {"value": 31, "unit": "a"},
+            "sex": "male",
+        }
+    }
+    sent = [
+        send("p-1", "patient", "adm", 0.0, told_of),
+        send("p-1", "dose", "d1", 1.0, dose(400.0, "moxifloxacin", "oral")),
+        send("p-1", "tick", "t", 3.0),
+    ]
+    low = [
+        send("p-1", "lab", "k", 2.0, level(2.3, "potassium", "mmol/L")),
+        send("p-1", "lab", "mg", 2.0, level(0.8, "magnesium", "mg/dL")),
+    ]
+    twins = {}
+    for name, log in (("plain", logged(sent)), ("low", logged([*sent, *low]))):
+        found, _ = piped(log)
+        assert found == foretold(log).twins
+        twins[name] = msgspec.msgpack.decode(found["p-1"], type=TwinDocument)
+    assert {"potassium:unusual", "magnesium:unusual"} <= set(twins["low"].quality)
+    assert not {"potassium:unusual", "magnesium:unusual"} & set(twins["plain"].quality)
+    assert twins["low"].estimates == twins["plain"].estimates
+
+
 def inr_course(levels: list[tuple[float, str, float]]) -> list[Sent]:
     told = {
         "covariates": {"age": {"value": 67, "unit": "a"}},
