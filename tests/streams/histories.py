@@ -84,7 +84,7 @@ def _versions(draw: st.DrawFn, event: Event) -> list[Sent]:
     right = {"kind": event.kind, "name": event.name, "at_h": event.at_h, "payload": event.payload}
     wrong = {**right, "at_h": max(0.0, event.at_h + draw(_minutes(-45, 45)))}
     if event.kind == "lab":
-        factor = draw(st.sampled_from([0.5, 1.1, 4.0]))
+        factor = draw(st.sampled_from([0.7, 1.1, 4.0]))
         wrong["payload"] = {**event.payload, "value": event.payload["value"] * factor}
     if event.kind == "wearable":
         wrong["payload"] = {**event.payload, "values": [v + 5.0 for v in event.payload["values"]]}
@@ -145,7 +145,7 @@ def _dose(draw: st.DrawFn, ward: Ward, number: int) -> dict[str, Any]:
     given = dose(ward.amount_mg * draw(st.sampled_from([1.0, 1.0, 0.5, 2.0])), _drug(ward), ward.route)
     if ward.route == "iv":
         given["duration_h"] = ward.duration_h
-    if draw(st.integers(0, 5)) == 0:
+    if ward.steady and draw(st.integers(0, 5)) == 0:
         given["steady_state_interval_h"] = ward.every_h
     return given
 

@@ -41,6 +41,7 @@ class Ward(NamedTuple):
         frames: Whether a patch tells of QTc.
         examples: Histories tried in `make test`: as many as cost a few seconds.
         events: Most doses, and most levels, of one history.
+        steady: Whether doses at steady state are among them; a marrow's takes hundreds of intervals a point.
     """
 
     model: str
@@ -56,8 +57,9 @@ class Ward(NamedTuple):
     span_h: float
     edit: Edit | None = None
     frames: bool = False
-    examples: int = 25
+    examples: int = 15
     events: int = 4
+    steady: bool = True
 
 
 SAID = {"status": "A", "source": "this test", "reason": "a structure that no file of ours has"}
@@ -211,7 +213,7 @@ WARDS: dict[str, Ward] = {
     "two compartments, transit": Ward(
         "lithium-yuan-2021", covariates(age=quantity(7, "a"), weight=quantity(20, "kg")),
         covariates(weight=quantity(22, "kg")),
-        240.0, 24.0, "oral", 0.0, 0.3, "mmol/L", "lithium", 50.0, _only_default, examples=8, events=3,
+        240.0, 24.0, "oral", 0.0, 0.3, "mmol/L", "lithium", 50.0, _only_default, examples=4, events=2,
     ),
     "three compartments, effect site": Ward(
         "fentanyl-algera-2021", covariates(weight=quantity(70, "kg")), HEAVIER,
@@ -229,32 +231,32 @@ WARDS: dict[str, Ward] = {
     ),
     "saturable elimination": Ward(
         "phenytoin-yukawa-1990", covariates({"CYP2C9": "*1/*3"}, **EPILEPSY), ADDED,
-        150.0, 12.0, "oral", 0.0, 12.0, "mg/L", "phenytoin", 100.0, examples=10, events=3,
+        150.0, 12.0, "oral", 0.0, 12.0, "mg/L", "phenytoin", 100.0, examples=6, events=3,
     ),
     "mixed elimination, drift": Ward(
         "phenytoin-yukawa-1990", covariates(**EPILEPSY), ADDED,
-        150.0, 12.0, "oral", 0.0, 12.0, "mg/L", "phenytoin", 100.0, _mixed, examples=8, events=3,
+        150.0, 12.0, "oral", 0.0, 12.0, "mg/L", "phenytoin", 100.0, _mixed, examples=4, events=2,
     ),
     "coagulation, mean of two chains": Ward(
         "warfarin-hamberg-2010", CLOTTING, covariates(age=quantity(68, "a")),
-        5.0, 24.0, "oral", 0.0, 2.2, "{INR}", "inr", 170.0, examples=6, events=3,
+        5.0, 24.0, "oral", 0.0, 2.2, "{INR}", "inr", 120.0, examples=4, events=2,
     ),
     "coagulation, product of two chains": Ward(
         "warfarin-hamberg-2010", CLOTTING, covariates(age=quantity(68, "a")),
-        5.0, 24.0, "oral", 0.0, 2.2, "{INR}", "inr", 170.0, _coagulation_product, examples=6, events=3,
+        5.0, 24.0, "oral", 0.0, 2.2, "{INR}", "inr", 120.0, _coagulation_product, examples=4, events=2,
     ),
     "bone marrow": Ward(
         "fluorouracil-arshad-2020", TUMOUR, PLATINUM,
-        4560.0, 336.0, "iv", 46.0, 0.4, "mg/L", "fluorouracil", 400.0, examples=6, events=2,
+        1900.0, 24.0, "iv", 22.0, 0.4, "mg/L", "fluorouracil", 60.0, examples=4, events=2, steady=False,
     ),
     "bone marrow, cells counted": Ward(
         "fluorouracil-arshad-2020", TUMOUR, PLATINUM,
-        4560.0, 336.0, "iv", 46.0, 5.0, "10*9/L", "leukocytes", 500.0, _cells_counted, examples=6, events=2,
+        1900.0, 24.0, "iv", 22.0, 5.0, "10*9/L", "leukocytes", 60.0, _cells_counted, examples=4, events=2, steady=False,
     ),
     "wearable frames": Ward(
         "moxifloxacin-hong-2015",
         covariates(weight=quantity(68, "kg"), age=quantity(31, "a"), sex="male"), HEAVIER,
-        400.0, 4.0, "oral", 0.0, 2.5, "mg/L", "moxifloxacin", 11.0, frames=True, examples=6, events=2,
+        400.0, 4.0, "oral", 0.0, 2.5, "mg/L", "moxifloxacin", 11.0, frames=True, events=2,
     ),
 }  # fmt: skip
 
