@@ -61,9 +61,11 @@ def _events(draw: st.DrawFn, ward: Ward) -> list[Event]:
         Event("regimen", "plan", 0.5, _plan(ward, doses + 2)),
         *(Event("dose", f"d{n}", at, draw(_dose(ward, n))) for n, at in enumerate(given_h)),
     ]
+    moments = list(given_h)
     for n in range(draw(st.integers(1, ward.events))):
-        # Some levels are drawn at the very time of a dose, and some at one time.
-        at = draw(st.one_of(anywhen, anywhen, st.sampled_from(given_h)))
+        # Some levels are drawn at the very time of a dose, or of another level.
+        at = draw(st.one_of(anywhen, st.sampled_from(moments)))
+        moments.append(at)
         events.append(Event("lab", f"l{n}", at, draw(_level(ward))))
     if draw(st.booleans()):
         events.append(Event("patient", "changed", draw(anywhen), ward.later))
@@ -142,7 +144,7 @@ def _plan(ward: Ward, count: int) -> dict[str, Any]:
 def _dose(draw: st.DrawFn, ward: Ward, number: int) -> dict[str, Any]:
     if number > 0 and draw(st.integers(0, 5)) == 0:
         return {"drug": _drug(ward), "status": "missed"}
-    given = dose(ward.amount_mg * draw(st.sampled_from([1.0, 1.0, 0.5, 2.0])), _drug(ward), ward.route)
+    given = dose(ward.amount_mg * draw(st.sampled_from([1.0, 0.5, 4.0])), _drug(ward), ward.route)
     if ward.route == "iv":
         given["duration_h"] = ward.duration_h
     if ward.steady and draw(st.integers(0, 5)) == 0:
