@@ -355,7 +355,10 @@ def _follow(
                 if set_h < now:
                     state[:] = 0.0
                     running = 0
-                    forgotten = dose
+                    first = dose  # what was given at this very moment was not given before it
+                    while first > 0 and doses.time_h[first - 1] == doses.time_h[dose]:
+                        first -= 1
+                    forgotten = max(forgotten, first)
                     _steady_state(equations, doses, dose, tolerance, work, train)
                     state[:] = train
                 else:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from streams.model_card import readiness_of
 from streams.model_words import STATUS_WORDS, patient_in_words
 from streams.plot import BLUE, GREY, INK, VERMILION
+from streams.reported import LEVEL_METRICS, Scale, scales_of
 from streams.rounding import readable, span
-from twinstate.catalogue import Analyte
 from twinstate.drug import DrugModel, Target, Threshold
 from twinstate.library import Library
 from twinstate.population.usual import simulate_usual
@@ -41,7 +41,6 @@ LOGARITHMIC_FLOOR = 1e-4
 LABEL_INCHES = 0.17
 # An axis label longer than this is broken.
 LABEL_COLUMNS = 115
-LEVEL_METRICS = ("concentration", "trough", "level_after")
 # Read a peak just after its instant: a level at the time of a dose is the one before it.
 JUST_AFTER_H = 1e-6
 
@@ -107,7 +106,7 @@ def draw_model(model: DrugModel, library: Library, *, svg: bool = True) -> bytes
         The file's bytes; the same model gives the same bytes.
     """
     course = simulate(model)
-    unit = _shown_unit(model, library)
+    unit = scales_of(model, library).level
     with matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "twin", "font.size": 10, "font.family": "sans-serif"}
     ):
@@ -127,31 +126,13 @@ def draw_model(model: DrugModel, library: Library, *, svg: bool = True) -> bytes
         return buffer.getvalue()
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A unit and how much of the canonical one it is."""
-
-    name: str
-    factor: float
-
-
-def _shown_unit(model: DrugModel, library: Library) -> _Unit:
-    """The unit people read this drug's level in."""
-    names = [model.analyte] if model.observes == "concentration" else []
-    names += [row.analyte for row in model.also_observed if row.output == "concentration"]
-    for name in names:
-        row: Analyte = library.analytes[name]
-        return _Unit(row.reported, row.units[row.reported])
-    return _Unit("mg/L", 1.0)
-
-
 def _band(found: Floats) -> Band:
     # The first row is the typical patient himself.
     low, high = np.quantile(found, [0.05, 0.95], axis=0)
     return Band(np.asarray(found[0]), np.asarray(low), np.asarray(high))
 
 
-def _draw_level(axes: Axes, model: DrugModel, course: UsualCourse, unit: _Unit, scale: float) -> None:
+def _draw_level(axes: Axes, model: DrugModel, course: UsualCourse, unit: Scale, scale: float) -> None:
     times = course.times_h * scale
     level = _band(course.level / unit.factor)
     _draw_band(axes, times, level, course.spread)
@@ -188,7 +169,7 @@ def _draw_level(axes: Axes, model: DrugModel, course: UsualCourse, unit: _Unit, 
         axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
     _name_in_margin(axes, names, LEVEL_IN)
     what = "S-warfarin" if model.drug == "warfarin" else model.drug
-    axes.set_ylabel(f"{what} ({unit.name})")
+    axes.set_ylabel(f"{what} ({unit.unit})")
     _plain(axes)
     axes.tick_params(labelbottom=False)
     axes.set_xlim(0.0, model.typical_patient.show_h * scale)

@@ -48,16 +48,17 @@ def draw_forecast(answer: ForecastAnswer, *, svg: bool = True) -> bytes:
     ):
         figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained", facecolor="white")
         levels, doses = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
-        _draw_levels(levels, answer)
-        _draw_doses(doses, answer)
+        draw_levels(levels, answer)
+        draw_doses(doses, answer)
         _title(levels, answer)
         buffer = io.BytesIO()
-        about = {"Title": _heading(answer)} | ({"Date": None} if svg else {})
+        about = {"Title": heading(answer)} | ({"Date": None} if svg else {})
         figure.savefig(buffer, format="svg" if svg else "png", metadata=about)
         return buffer.getvalue()
 
 
-def _draw_levels(axes: Axes, answer: ForecastAnswer) -> None:
+def draw_levels(axes: Axes, answer: ForecastAnswer) -> None:
+    """Draw levels, band and limits into a panel."""
     past = [p for p in answer.points if p.mode != "forecast"]
     # The forecast begins where the estimate ends.
     ahead = past[-1:] + [p for p in answer.points if p.mode == "forecast"]
@@ -132,7 +133,8 @@ def _draw_levels(axes: Axes, answer: ForecastAnswer) -> None:
     )
 
 
-def _draw_doses(axes: Axes, answer: ForecastAnswer) -> None:
+def draw_doses(axes: Axes, answer: ForecastAnswer) -> None:
+    """Draw doses as ticks, and the axis of time."""
     named = len(answer.doses) <= LABELLED_DOSES
     for dose in answer.doses:
         planned = dose.status == "planned"
@@ -178,9 +180,9 @@ def _draw_doses(axes: Axes, answer: ForecastAnswer) -> None:
 
 
 def _title(axes: Axes, answer: ForecastAnswer) -> None:
-    axes.set_title(_heading(answer), loc="left", fontsize=12, fontweight="bold", pad=36)
+    axes.set_title(heading(answer), loc="left", fontsize=12, fontweight="bold", pad=36)
     axes.annotate(
-        _under(answer),
+        under(answer),
         (0.0, 1.0),
         xycoords="axes fraction",
         xytext=(0, 8),
@@ -190,11 +192,13 @@ def _title(axes: Axes, answer: ForecastAnswer) -> None:
     )
 
 
-def _heading(answer: ForecastAnswer) -> str:
+def heading(answer: ForecastAnswer) -> str:
+    """Whose twin, which drug, in which state."""
     return f"{answer.patient}: {answer.drug}, {answer.state.replace('_', ' ')}"
 
 
-def _under(answer: ForecastAnswer) -> str:
+def under(answer: ForecastAnswer) -> str:
+    """Moment, model, levels, and the chance of every threshold."""
     parts = [f"as of {answer.as_of:%Y-%m-%d %H:%M} UTC ({answer.mode})", f"model {answer.model}"]
     parts.append(f"{answer.levels_used} level{'' if answer.levels_used == 1 else 's'} used")
     return "; ".join(parts) + "\n" + ("; ".join(_chance(risk) for risk in answer.risks) or "no threshold")
@@ -237,8 +241,7 @@ def _band(axes: Axes, points: Sequence[CurvePoint], label: str, alpha: float, st
 
 def _on_the_curve(risk: RiskOfDrug, answer: ForecastAnswer) -> bool:
     """Whether a limit is one of what the curve shows: the concentration, or the response that levels measure."""
-    shown = "concentration" if answer.unit == "mg/L" else "second"
-    return risk.metric == shown and risk.unit == answer.unit
+    return risk.metric == answer.measures and risk.unit == answer.unit
 
 
 def _top(answer: ForecastAnswer) -> float:

@@ -100,8 +100,7 @@ def therapy_at(entries: Sequence[Entry], model: DrugModel, library: Library, as_
     tests = model.tests
     levels = [(e, e.content) for e in counted if isinstance(e.content, Lab) and e.content.analyte in tests]
     flags: list[str] = []
-    first_dose = given[0][0] if given else None
-    usable = [(e, lab) for e, lab in levels if first_dose is not None and e.event_time > first_dose]
+    usable = [(e, lab) for e, lab in levels if _tells(e.event_time, given)]
     if len(usable) < len(levels):
         flags.append("level_without_dose")
     if usable and not model.estimates:
@@ -141,11 +140,17 @@ def with_planned(therapy: Therapy, until_ns: int) -> Course:
 
 
 def before_last_level(therapy: Therapy, levels: int) -> tuple[Course, Labs]:
-    """Only what the first `levels` levels can depend on: equal inputs give equal arrays, whatever came after."""
+    """Only what the first `levels` levels can depend on: equal inputs give equal arrays, whatever came after.
+
+    A dose at the very time of the last level comes after it; one at steady state has a past of its own, and counts.
+    """
     labs = first_levels(therapy.labs, levels)
     last = labs.time_h[-1] if levels else -np.inf
     course = therapy.given
     doses = int(np.searchsorted(course.dose_time_h, last, side="left"))
+    through = int(np.searchsorted(course.dose_time_h, last, side="right"))
+    if (course.dose_interval_h[doses:through] > 0.0).any():
+        doses = through
     segments = max(1, int(np.searchsorted(course.segment_start_h, last, side="right")))
     return (
         course._replace(
@@ -184,6 +189,14 @@ def _labs(model: DrugModel, levels: Sequence[tuple[Entry, Lab]]) -> Labs:
         np.array([t.residual.proportional for t in tests], dtype=np.float64),
         np.array([t.residual.additive for t in tests], dtype=np.float64),
         np.array([int(t.residual.logarithmic) for t in tests], dtype=np.int64),
+    )
+
+
+def _tells(drawn: int, given: list[tuple[int, Dose]]) -> bool:
+    """Whether a level drawn then tells of a dose: one given before it, or at steady state at that very moment."""
+    return bool(given) and (
+        drawn > given[0][0]
+        or any(time == drawn and dose.steady_state_interval_h > 0.0 for time, dose in given)
     )
 
 

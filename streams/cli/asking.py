@@ -68,6 +68,57 @@ def state(
 
 
 @app.command(rich_help_panel=ASKING)
+def export(
+    patient: Annotated[str, typer.Argument(help="The patient's pseudonym.")],
+    drug: Annotated[str | None, typer.Option(help="Which drug, for a patient with several.")] = None,
+    as_of: Annotated[
+        str,
+        typer.Option(
+            help="live, settled (72 h behind the watermark), or a moment like 2026-03-02T08:00:00Z."
+        ),
+    ] = "live",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File: .csv for the rows, .pdf or .svg for a sheet of A4. Rows to the screen without."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One drug of one twin, to take away: rows in the manner of NONMEM, or a sheet to print.
+
+    Rows hold doses, levels, covariates, typical parameters, PRED, IPRED and etas in the model's units (docs/export.md);
+    their time counts from the first row. The sheet has the picture with its forecast, estimates, and what was assumed.
+
+    Examples: `twin export p-17 --drug vancomycin --out p-17.csv`, `twin export p-17 --out p-17.pdf`
+    """
+    from streams.queries import Span
+    from streams.queries.export import as_csv
+
+    moment = _as_of(as_of)
+    if out is not None and out.suffix not in (".csv", ".pdf", ".svg"):
+        raise UserError(f"{out}: rows are written as .csv, a sheet as .pdf or .svg; name the file so")
+    chosen = settings()
+    if out is not None and out.suffix != ".csv":
+        span = Span(None, None, 0.25)
+        forecast = _ask(chosen, lambda queries: queries.forecast(patient, drug, span, moment))
+        twin = _ask(chosen, lambda queries: queries.twin(patient, moment))
+        from streams.sheet import draw_sheet
+
+        out.write_bytes(draw_sheet(twin, forecast, pdf=out.suffix == ".pdf"))
+        say(f"drawn: {out}")
+        return
+    answer = _ask(chosen, lambda queries: queries.export(patient, drug, moment))
+    if as_json:
+        show_json(answer.model_dump_json(indent=2))
+    if out is not None:
+        out.write_text(as_csv(answer), encoding="utf-8")
+        say(f"written: {out}, {len(answer.rows)} rows")
+    elif not as_json:
+        typer.echo(as_csv(answer), nl=False)
+
+
+@app.command(rich_help_panel=ASKING)
 def twins(
     in_state: Annotated[str | None, typer.Option("--state", help="Only twins in this state.")] = None,
     drug: Annotated[str | None, typer.Option(help="Only patients with this drug.")] = None,

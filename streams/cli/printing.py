@@ -37,7 +37,7 @@ def show_twin(twin: TwinAnswer) -> None:
         )
     for e in twin.estimates:
         rows: list[tuple[object, ...]] = [
-            (name, *_cells(value), "")
+            (name, *_cells(value), "", "")
             for name, value in (
                 ("level now", e.concentration),
                 ("AUC, last 24 h", e.auc24),
@@ -47,20 +47,34 @@ def show_twin(twin: TwinAnswer) -> None:
             )
             if value is not None
         ]
-        rows += [(p.name.replace("_", " "), *_cells(p.estimate), readable(p.typical)) for p in e.parameters]
+        rows += [
+            (
+                p.name.replace("_", " "),
+                *_cells(p.estimate),
+                readable(p.typical),
+                "" if p.shrinkage is None else f"{p.shrinkage:.2f}",
+            )
+            for p in e.parameters
+        ]
         levels = f"{e.levels} level{'' if e.levels == 1 else 's'}"
         show_table(
             f"{e.drug} ({e.model}): {e.state}, {levels}; {e.assumes or '; '.join(e.reasons)}",
-            ("", "median>", "5 %>", "95 %>", "unit", "typical patient>"),
+            ("", "median>", "5 %>", "95 %>", "error>", "unit", "typical patient>", "shrinkage>"),
             rows,
         )
+        if e.etas:
+            out.print(
+                f"{e.effective_points:.0f} effective points; error: of the median, by their number; shrinkage: "
+                "posterior variance over that between patients, 1 where no level told anything",
+                markup=False,
+            )
         if e.risks:
             show_table(
                 "Risk",
-                ("crossed when", "within (h)>", "P>", "expected", "limit"),
+                ("crossed when", "within (h)>", "P>", "error>", "expected", "limit"),
                 (
                     (f"{r.metric} {'<' if r.metric == 'signal_low' else '>'} {r.limit:g} {r.unit}", f"{r.horizon_h:g}",
-                     chance(r.probability),
+                     chance(r.probability), f"{r.probability_error:.3f}",
                      f"{span(r.expected.median, r.expected.low, r.expected.high)} {r.unit}",
                      _status(r.threshold_status))
                     for r in e.risks
@@ -124,8 +138,9 @@ def _channel_rows(e: Estimate) -> tuple[tuple[str, Interval], ...]:
     )
 
 
-def _cells(value: Interval) -> tuple[str, str, str, str]:
-    return readable(value.median), readable(value.low), readable(value.high), value.unit
+def _cells(value: Interval) -> tuple[str, str, str, str, str]:
+    error = "" if value.monte_carlo_error is None else readable(value.monte_carlo_error)
+    return readable(value.median), readable(value.low), readable(value.high), error, value.unit
 
 
 def episode_row(e: dict[str, Any]) -> tuple[object, ...]:

@@ -106,7 +106,13 @@ def know(records: Sequence[Entry], model: DrugModel, library: Library, at: int, 
             given.append((record.event_time, content))
         if isinstance(content, Lab) and test_of(content, model) is not None:
             measured.append(record)
-    levels = [level for level in measured if given and level.event_time > given[0][0]]
+    # A dose at steady state was preceded by others: a level drawn as it is given is their trough.
+    preceded = [time for time, dose in given if dose.steady_state_interval_h > 0.0]
+    levels = [
+        level
+        for level in measured
+        if given and (level.event_time > given[0][0] or level.event_time in preceded)
+    ]
     starts, log_typical, outside = _covariates_over_time(counting, model, library)
     plan, has_plan = _plan_at(counting, model.drug)
     planned = [dose for dose, grace in plan if dose.due > at - grace]

@@ -29,6 +29,12 @@ class Interval(Answer):
     low: float
     high: float
     unit: str = Field(examples=["mg/L"])
+    monte_carlo_error: float | None = Field(
+        default=None,
+        description="Standard error of the middle by the number of points it was read from: the normal SD that the "
+        "interval implies, divided by the root of effective_points; an upper bound, since the points are "
+        "quasi-random. Null where the interval was not read from points",
+    )
 
 
 class Parameter(Answer):
@@ -37,6 +43,21 @@ class Parameter(Answer):
     name: str = Field(examples=["clearance"])
     estimate: Interval
     typical: float
+    shrinkage: float | None = Field(default=None, description="Of the eta that moves it")
+
+
+class RandomEffect(Answer):
+    """How far one log-parameter of this patient lies from what is typical for the same covariates."""
+
+    name: str = Field(examples=["clearance"], description="The parameter it moves")
+    mean: float = Field(description="Posterior mean of eta")
+    sd: float = Field(description="Posterior standard deviation of eta")
+    omega: float = Field(description="Its standard deviation between patients")
+    shrinkage: float = Field(
+        description="Posterior variance over the variance between patients (NONMEM 7's empirical Bayes variance "
+        "shrinkage, of one patient): 1 where the levels told nothing, 0 where they told all"
+    )
+    monte_carlo_error: float = Field(description="Standard error of the mean: sd / sqrt(effective_points)")
 
 
 class RiskOfDrug(Answer):
@@ -105,6 +126,7 @@ class Estimate(Answer):
     stale_after_h: float
     fit: str = Field(description="How the fit ended")
     effective_points: float = Field(description="Effective sample size of the refined posterior")
+    etas: tuple[RandomEffect, ...] = ()
     parameters: tuple[Parameter, ...]
     concentration: Interval | None
     auc24: Interval | None = Field(description="Over the last 24 h")
@@ -216,8 +238,11 @@ class ForecastAnswer(Answer):
     as_of: dt.datetime
     watermark: dt.datetime
     horizon_h: float
+    measures: Literal["concentration", "second"] = Field(
+        description="What the curve shows: the level, or the model's second output, such as an INR"
+    )
     unit: str = Field(
-        description="Of the curve and the levels: mg/L, or what the model observes, such as {INR}"
+        description="Of the curve and the levels, as the laboratory reports them: mg/L, ng/mL, {INR}"
     )
     band: str = "5 % to 95 % of what a level measures; a measured level spreads more, by the residual error"
     assumes: str
@@ -227,6 +252,31 @@ class ForecastAnswer(Answer):
     levels: tuple[LevelMark, ...]
     risks: tuple[RiskOfDrug, ...]
     version: int
+    position: Position
+
+
+class ExportColumn(Answer):
+    """One column of an export."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+class ExportAnswer(Answer):
+    """One drug of a twin as rows in the manner of NONMEM; docs/export.md describes them."""
+
+    patient: str
+    drug: str
+    model: str
+    model_digest: str
+    fingerprint: str
+    mode: Mode
+    as_of: dt.datetime
+    columns: tuple[ExportColumn, ...]
+    rows: tuple[tuple[float | str | None, ...], ...] = Field(
+        description="Cells in the order of `columns`; null where there is nothing to tell"
+    )
     position: Position
 
 

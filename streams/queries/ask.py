@@ -17,6 +17,7 @@ import msgspec
 from streams.codec import partition_of
 from streams.ports import OUTBOXES, OutboxName, Recalled
 from streams.queries import answers
+from streams.queries.export import export_drug
 from streams.queries.forecast import Span, forecast_drug
 from streams.queries.listing import Page, cut, read_row
 from streams.queries.trails import arrivals_in, holdings, note
@@ -134,6 +135,28 @@ class Queries:
         def compute() -> answers.ForecastAnswer:
             view = self._look(found, as_of, rules)
             return forecast_drug(view, drug, span or Span(), found.version, position, rules)
+
+        return await asyncio.to_thread(compute)
+
+    async def export(
+        self, patient: str, drug: str | None = None, as_of: AsOf = "live"
+    ) -> answers.ExportAnswer:
+        """One drug's doses, levels, covariates, predictions and etas as rows.
+
+        Args:
+            patient: Pseudonym.
+            drug: Which drug; may be left out for a patient with one.
+            as_of: The moment up to which records count.
+
+        Raises:
+            QuestionError: No such patient or drug, or no estimate.
+            StoreUnavailableError: The store does not answer.
+        """
+        found, position, fingerprint = await self._recall(patient)
+        rules = self.rules_of(fingerprint)
+
+        def compute() -> answers.ExportAnswer:
+            return export_drug(self._look(found, as_of, rules), drug, fingerprint, position, rules)
 
         return await asyncio.to_thread(compute)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from streams.queries import answers
 from streams.queries.curve import Curve, doses_given, draw, start_of
 from streams.queries.views import QuestionError, View, describe_estimate, instant
+from streams.reported import Scale, scales_of
 from twinstate.errors import CovariateError, MathsError
 from twinstate.estimate import DrugEstimate, assumption, horizon_of
 from twinstate.history import Lab
@@ -47,7 +48,7 @@ def forecast_drug(
     Raises:
         QuestionError: No such drug, or nothing to start from.
     """
-    estimate = _chosen(view, drug)
+    estimate = chosen_estimate(view, drug)
     model = rules.library.drugs[estimate.drug]
     entries = view.entries
     back_h = span.back_h
@@ -61,7 +62,8 @@ def forecast_drug(
         )
     except (CovariateError, MathsError) as missing:
         raise QuestionError("no-estimate", f"there is nothing to forecast from: {missing}") from None
-    described = describe_estimate(estimate, model)
+    described = describe_estimate(estimate, rules.library)
+    scale = scales_of(model, rules.library).measured
     return answers.ForecastAnswer(
         patient=view.document.patient,
         drug=model.drug,
@@ -72,15 +74,16 @@ def forecast_drug(
         as_of=instant(view.as_of),
         watermark=instant(view.watermark),
         horizon_h=ahead_h,
-        unit=model.level_unit,
+        measures="second" if model.observes == "second" else "concentration",
+        unit=scale.unit,
         assumes=assumption(curve.therapy),
         levels_used=len(curve.therapy.labs.time_h),
-        points=_points(curve, view, rules),
+        points=_points(curve, view, rules, scale),
         doses=_doses(curve, view),
         levels=tuple(
             answers.LevelMark(
                 time=instant(e.event_time),
-                value=model.tests[e.content.analyte].corrected(e.content.value),
+                value=scale.shown(model.tests[e.content.analyte].corrected(e.content.value)),
                 below_limit=e.content.censored,
             )
             for e in curve.therapy.lab_entries
@@ -94,7 +97,12 @@ def forecast_drug(
     )
 
 
-def _chosen(view: View, drug: str | None) -> DrugEstimate:
+def chosen_estimate(view: View, drug: str | None) -> DrugEstimate:
+    """The estimate of the drug asked about, or of the patient's only one.
+
+    Raises:
+        QuestionError: The twin is quarantined, has no such drug, or has several and none was named.
+    """
     document = view.document
     if document.state == "quarantined":
         raise QuestionError("no-estimate", f"the twin is quarantined: {'; '.join(document.reason)}")
@@ -113,15 +121,15 @@ def _chosen(view: View, drug: str | None) -> DrugEstimate:
     return estimates[chosen]
 
 
-def _points(curve: Curve, view: View, rules: Rules) -> tuple[answers.CurvePoint, ...]:
+def _points(curve: Curve, view: View, rules: Rules, scale: Scale) -> tuple[answers.CurvePoint, ...]:
     settled = view.watermark - rules.times.settled
     return tuple(
         answers.CurvePoint(
             time=instant(at),
             mode="forecast" if at > view.as_of else "settled" if at <= settled else "live",
-            median=median,
-            low=low,
-            high=high,
+            median=scale.shown(median),
+            low=scale.shown(low),
+            high=scale.shown(high),
         )
         for at, median, low, high in zip(curve.times, curve.median, curve.low, curve.high, strict=True)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -11,10 +12,13 @@ import msgspec
 
 from streams.ports import StoredTwin
 from streams.queries import answers
+from streams.reported import Scale, Scales, scales_of
 from twinstate.clocks import Clocks, doubted
 from twinstate.drug import DrugModel, Threshold
 from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck
 from twinstate.history import Entry
+from twinstate.library import Library
+from twinstate.pk.course import STRUCTURAL_PARAMETERS
 from twinstate.risk.assess import Interval, Risk
 from twinstate.risk.episodes import tell_story
 from twinstate.telemetry import Telemetry
@@ -23,8 +27,7 @@ from twinstate.twin import FORGOTTEN, Rules, Twin, TwinDocument, TwinMemory
 from twinstate.types import NS_PER_HOUR
 
 AsOf = Literal["live", "settled"] | int
-LEVEL_UNIT = "mg/L"
-EXPOSURE_UNIT = "mg*h/L"
+NORMAL_90 = 2 * 1.6448536269514722  # width of a normal 90 % interval, in standard deviations
 NS_PER_SECOND = 1_000_000_000
 WINDOW_VERDICTS = ("taken", "softened", "rejected", "unusable")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -178,7 +181,7 @@ def describe_twin(
         settled_until=instant(view.watermark - rules.times.settled),
         age_h=round((now - view.watermark) / NS_PER_HOUR, 3),
         recomputed=view.recomputed,
-        estimates=tuple(describe_estimate(e, rules.library.drugs[e.drug]) for e in document.estimates),
+        estimates=tuple(describe_estimate(e, rules.library) for e in document.estimates),
         standing=tuple(
             answers.StandingBrief(
                 episode=s.id,
@@ -207,12 +210,16 @@ def describe_twin(
     )
 
 
-def describe_estimate(estimate: DrugEstimate, model: DrugModel) -> answers.Estimate:
-    """One drug as an answer; `stale` is derived here."""
+def describe_estimate(estimate: DrugEstimate, library: Library) -> answers.Estimate:
+    """One drug as an answer, levels in the unit the laboratory reports; `stale` is derived here."""
+    model = library.drugs[estimate.drug]
+    scales = scales_of(model, library)
     stale = estimate.state == "live" and is_stale(
         estimate.as_of, estimate.last_input, [estimate.drug], {estimate.drug: model}
     )
     doubts = {(doubt.source, doubt.id): doubt.probability for doubt in estimate.doubts}
+    points = estimate.effective_size
+    etas = _etas(estimate, model)
     return answers.Estimate(
         drug=estimate.drug,
         model=estimate.model,
@@ -223,37 +230,75 @@ def describe_estimate(estimate: DrugEstimate, model: DrugModel) -> answers.Estim
         last_input=instant(estimate.last_input) if estimate.last_input else None,
         stale_after_h=model.stale_after_h,
         fit=estimate.status,
-        effective_points=estimate.effective_size,
+        effective_points=points,
+        etas=etas,
         parameters=tuple(
-            answers.Parameter(name=p.name, estimate=_interval(p.estimate, p.unit), typical=p.typical)
+            answers.Parameter(
+                name=p.name,
+                estimate=_interval(p.estimate, Scale(p.unit, 1.0), points),
+                typical=p.typical,
+                shrinkage=etas[int(model.eta_index[STRUCTURAL_PARAMETERS.index(p.name)])].shrinkage,
+            )
             for p in estimate.parameters
         ),
-        concentration=_maybe(estimate.concentration, LEVEL_UNIT),
-        auc24=_maybe(estimate.auc24, EXPOSURE_UNIT),
+        concentration=_maybe(estimate.concentration, scales.level, points),
+        auc24=_maybe(estimate.auc24, scales.exposure, points),
         ahead_h=estimate.ahead_h,
-        peak_ahead=_maybe(estimate.peak_ahead, LEVEL_UNIT),
-        auc24_ahead=_maybe(estimate.auc24_ahead, EXPOSURE_UNIT),
+        peak_ahead=_maybe(estimate.peak_ahead, scales.level, points),
+        auc24_ahead=_maybe(estimate.auc24_ahead, scales.exposure, points),
         assumes=estimate.assumes,
         channel=_channel(estimate.channel),
-        risks=describe_risks(estimate.risks, model.thresholds),
-        level_forecasts=tuple(_level(check, model, doubts) for check in estimate.checks),
+        risks=describe_risks(estimate.risks, model.thresholds, scales, points),
+        level_forecasts=tuple(_level(check, model, scales, doubts) for check in estimate.checks),
         flags=estimate.flags,
     )
 
 
-def describe_risks(risks: Sequence[Risk], thresholds: Sequence[Threshold]) -> tuple[answers.RiskOfDrug, ...]:
-    """Probabilities beside the rows of the drug file they are about."""
+def _etas(estimate: DrugEstimate, model: DrugModel) -> tuple[answers.RandomEffect, ...]:
+    """Random effects with what the levels told of each.
+
+    References:
+        Pharmpy, `calculate_individual_shrinkage`: variance of an individual's eta over omega. Averaged over patients
+        that is NONMEM 7's shrinkage by empirical Bayes variances.
+    """
+    found = []
+    for place, name in enumerate(estimate.eta_names):
+        variance, between = estimate.eta_covariance[place][place], float(model.omega[place, place])
+        found.append(
+            answers.RandomEffect(
+                name=name,
+                mean=estimate.eta_mean[place],
+                sd=math.sqrt(variance),
+                omega=math.sqrt(between),
+                shrinkage=variance / between,
+                monte_carlo_error=math.sqrt(variance / estimate.effective_size),
+            )
+        )
+    return tuple(found)
+
+
+def describe_risks(
+    risks: Sequence[Risk], thresholds: Sequence[Threshold], scales: Scales, points: float
+) -> tuple[answers.RiskOfDrug, ...]:
+    """Probabilities beside the rows of the drug file they are about.
+
+    Args:
+        risks: As the twin keeps them, canonical units.
+        thresholds: Rows of the drug's file.
+        scales: Units they are shown in.
+        points: Effective number of points they were read from.
+    """
     rows = {t.name: t for t in thresholds}
     return tuple(
         answers.RiskOfDrug(
             threshold=risk.threshold,
             metric=row.metric,
-            limit=row.limit,
-            unit=row.unit,
+            limit=scales.of(row).shown(row.limit),
+            unit=scales.of(row).unit,
             horizon_h=row.horizon_h,
             probability=risk.probability,
             probability_error=risk.error,
-            expected=_interval(risk.metric, row.unit),
+            expected=_interval(risk.metric, scales.of(row), None if row.metric == "effect_rise" else points),
             threshold_version=str(row.version),
             threshold_status=row.status,
             threshold_source=row.source,
@@ -288,22 +333,26 @@ def _state(state: str) -> answers.State:
     return next(s for s in answers.STATES if s == state)
 
 
-def _interval(value: Interval, unit: str) -> answers.Interval:
-    return answers.Interval(median=value.median, low=value.low, high=value.high, unit=unit)
+def _interval(value: Interval, scale: Scale, points: float | None = None) -> answers.Interval:
+    """An interval in its unit; `points` is the effective number of points it was read from, None for no points."""
+    median, low, high = (scale.shown(end) for end in value)
+    error = None if not points else (high - low) / NORMAL_90 / math.sqrt(points)
+    return answers.Interval(median=median, low=low, high=high, unit=scale.unit, monte_carlo_error=error)
 
 
-def _maybe(value: Interval | None, unit: str) -> answers.Interval | None:
-    return None if value is None else _interval(value, unit)
+def _maybe(value: Interval | None, scale: Scale, points: float) -> answers.Interval | None:
+    return None if value is None else _interval(value, scale, points)
 
 
 def _channel(channel: ChannelEstimate | None) -> answers.Channel | None:
     if channel is None:
         return None
+    scale = Scale(channel.unit, 1.0)
     return answers.Channel(
         signal=channel.signal,
-        baseline=_interval(channel.baseline, channel.unit),
-        largest_effect=_interval(channel.effect, channel.unit),
-        rise_ahead=_interval(channel.rise_ahead, channel.unit),
+        baseline=_interval(channel.baseline, scale),
+        largest_effect=_interval(channel.effect, scale),
+        rise_ahead=_interval(channel.rise_ahead, scale),
         windows=dict(zip(WINDOW_VERDICTS, channel.windows, strict=True)),
         last_window=instant(channel.last_window) if channel.last_window else None,
         distrusted=channel.distrusted,
@@ -311,19 +360,19 @@ def _channel(channel: ChannelEstimate | None) -> answers.Channel | None:
 
 
 def _level(
-    check: LevelCheck, model: DrugModel, doubts: Mapping[tuple[str, str], float]
+    check: LevelCheck, model: DrugModel, scales: Scales, doubts: Mapping[tuple[str, str], float]
 ) -> answers.LevelForecast:
     test = model.tests.get(check.analyte)
-    unit = model.level_unit if test is None else model.unit_of(test.output)
+    scale = scales.of_output(model.observes if test is None else test.output)
     return answers.LevelForecast(
         analyte=check.analyte,
         id=check.id,
         source=check.source,
         time=instant(check.event_time),
-        observed=check.observed,
+        observed=scale.shown(check.observed),
         below_limit=check.censored,
         levels_before=check.levels_before,
-        forecast=_interval(check.forecast, unit),
-        population=_interval(check.population, unit),
+        forecast=_interval(check.forecast, scale),
+        population=_interval(check.population, scale),
         doubt=doubts.get((check.source, check.id)),
     )

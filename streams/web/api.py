@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -20,7 +20,8 @@ from streams.queries import (
     QuestionError,
     Span,
 )
-from streams.queries.answers import ForecastAnswer, RisksAnswer, State, TwinAnswer, TwinList
+from streams.queries.answers import ExportAnswer, ForecastAnswer, RisksAnswer, State, TwinAnswer, TwinList
+from streams.queries.export import as_csv
 from streams.queries.listing import Sort
 from streams.web import metrics
 from streams.web.access import AccessLog
@@ -140,6 +141,31 @@ def create_api(
         span = Span(horizon_h, back_h, step_h)
         answer = await within(queries.forecast(patient, drug, span, read_as_of(as_of)))
         return _tagged(request, answer, answer.version)
+
+    @v1.get(
+        "/twins/{patient:path}/export",
+        summary="One drug as rows in the manner of NONMEM",
+        tags=["twins"],
+        response_model=ExportAnswer,
+        responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    )
+    async def export(
+        patient: Patient,
+        drug: Annotated[
+            str | None, Query(description="Needed for a patient with several drugs", max_length=64)
+        ] = None,
+        form: Annotated[
+            Literal["csv", "json"],
+            Query(alias="format", description="json tells the columns' units and meaning as well"),
+        ] = "csv",
+        as_of: AsOfText = "live",
+    ) -> Response:
+        """Doses, levels, covariates, typical parameters, PRED, IPRED and etas; time counts from the first row."""
+        answer = await within(queries.export(patient, drug, read_as_of(as_of)))
+        headers = {"Cache-Control": "private, no-cache"}
+        if form == "json":
+            return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+        return Response(as_csv(answer), media_type="text/csv; charset=utf-8", headers=headers)
 
     @v1.get(
         "/twins/{patient:path}",

@@ -417,6 +417,36 @@ def test_openapi_describes_every_path(api: Browser) -> None:
     assert "Problem" in document["components"]["schemas"]
 
 
+@pytest.mark.parametrize("patient", [OVERDOSED, SLASHED])
+def test_export_is_csv_and_as_json_tells_its_columns(api: Browser, patient: str) -> None:
+    answer = api.get(f"/v1/twins/{patient}/export")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["cache-control"] == "private, no-cache"
+    header, *rows = answer.text.splitlines()
+    told = api.json(f"/v1/twins/{patient}/export?format=json")
+    assert [column["name"] for column in told["columns"]] == header.split(",")
+    assert len(told["rows"]) == len(rows) > 3
+    assert told["patient"] == patient
+
+
+def test_export_refuses_what_it_cannot_give_as_a_problem(api: Browser) -> None:
+    assert problem(api.get(f"/v1/twins/{PENDING}/export")) == (409, "no-estimate")
+    assert problem(api.get("/v1/twins/nobody/export")) == (404, "no-such-twin")
+    assert problem(api.get(f"/v1/twins/{OVERDOSED}/export?format=xlsx")) == (422, "invalid-parameter")
+    assert problem(api.get(f"/v1/twins/{OVERDOSED}/export", token="")) == (401, "unauthorized")
+
+
+def test_every_estimate_tells_what_its_levels_taught_and_how_finely_it_was_computed(api: Browser) -> None:
+    [estimate] = api.json(f"/v1/twins/{OVERDOSED}")["estimates"]
+    assert {eta["name"] for eta in estimate["etas"]} >= {"clearance", "central_volume"}
+    for eta in estimate["etas"]:
+        assert eta["shrinkage"] == pytest.approx((eta["sd"] / eta["omega"]) ** 2)
+        assert eta["monte_carlo_error"] == pytest.approx(eta["sd"] / estimate["effective_points"] ** 0.5)
+    for shown in (estimate["concentration"], estimate["auc24"], estimate["parameters"][0]["estimate"]):
+        assert 0.0 < shown["monte_carlo_error"] < 0.2 * (shown["high"] - shown["low"])
+
+
 @pytest.mark.parametrize(
     ("name", "path", "answer"),
     [

@@ -140,6 +140,22 @@ def test_same_twin_is_drawn_with_the_same_bytes(asking: Line, tmp_path: Path) ->
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
+def test_export_writes_rows_or_a_sheet_and_changes_nothing(asking: Line, tmp_path: Path) -> None:
+    before = asking.json("state", OVERDOSED)["version"]
+    rows = asking("export", OVERDOSED, "--drug", "vancomycin").splitlines()
+    assert rows[0].startswith("ID,TIME,AMT,RATE,II,ADDL,SS,CMT,EVID,MDV,DV,LLOQ,CENS,TV_CLEARANCE,")
+    # A patient record, three doses, two levels.
+    assert [line.split(",")[8] for line in rows[1:]] == ["2", "1", "1", "0", "1", "0"]
+    told = asking.json("export", OVERDOSED)
+    assert [column["name"] for column in told["columns"]] == rows[0].split(",")
+    assert len(told["rows"]) == len(rows) - 1
+    for name, begins in (("twin.csv", b"ID,TIME,"), ("twin.pdf", b"%PDF-"), ("twin.svg", b"<?xml")):
+        asking("export", OVERDOSED, "--out", str(tmp_path / name))
+        assert (tmp_path / name).read_bytes().startswith(begins)
+    assert (tmp_path / "twin.csv").read_text().splitlines() == rows
+    assert asking.json("state", OVERDOSED)["version"] == before
+
+
 def test_state_as_json_is_the_answer_of_the_api(asking: Line) -> None:
     twin = asking.json("state", STALE)
     assert (twin["state"], twin["mode"]) == ("stale", "live")
@@ -154,6 +170,9 @@ def test_state_as_json_is_the_answer_of_the_api(asking: Line) -> None:
         (["state", VOLUNTEER, "--as-of", "yesterday"], "--as-of is 'yesterday'"),
         (["state", VOLUNTEER, "--plot", "twin.pdf"], ".svg or .png"),
         (["state", PENDING, "--plot", "twin.svg"], "nothing to forecast from"),
+        (["export", PENDING], "nothing to export"),
+        (["export", VOLUNTEER, "--drug", "digoxin"], "this patient has no digoxin"),
+        (["export", VOLUNTEER, "--out", "twin.xlsx"], "rows are written as .csv"),
         (["twins", "--state", "asleep"], "there is no state 'asleep'"),
         (["drugs", "show", "aspirin"], "there is no drug or model 'aspirin'"),
         (["validate", "/nowhere.ndjson"], "/nowhere.ndjson: No such file"),

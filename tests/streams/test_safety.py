@@ -145,7 +145,7 @@ def test_a_level_that_may_be_wrong_is_named_to_whoever_asks() -> None:
     drawn = [send("p-1", "lab", name, at, level(value)) for name, (at, value) in levels.items()]
     document, _, _ = told(sorted([admitted(), *doses, *drawn], key=lambda one: one.at_h))
     estimate = vancomycin(document)
-    shown = describe_estimate(estimate, LIBRARY.drugs["vancomycin"])
+    shown = describe_estimate(estimate, LIBRARY)
     doubts = {one.id: one.doubt for one in shown.level_forecasts}
     assert doubts["slip"] is not None
     assert doubts["slip"] > 0.9
@@ -164,7 +164,7 @@ def test_a_level_is_shown_in_what_it_measures() -> None:
     sent.append(send("p-1", "lab", "inr", 140.0, level(2.4, "inr", "{INR}")))
     document, _, _ = told(sent)
     (estimate,) = document.estimates
-    shown = describe_estimate(estimate, LIBRARY.drugs["warfarin"])
+    shown = describe_estimate(estimate, LIBRARY)
     (checked,) = shown.level_forecasts
     assert checked.forecast.unit == "{INR}"
     assert 1.0 < checked.forecast.median < 6.0

@@ -25,6 +25,7 @@ from twinstate.pk.matrix import (
     solve_in_place,
     step_matrices,
 )
+from twinstate.pk.schedule import TRAIN_LIMIT
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -32,8 +33,6 @@ NEVER = math.inf
 
 # What an entry does.
 ENTERS, STEADY_STATE, RESET = 0, 1, 2
-# An endless train whose lag or input outlasts this many intervals comes out as NaN.
-TRAIN_LIMIT = 64
 # Steps remembered: doses at regular times need the same few again and again.
 MEMORY = 4
 
@@ -48,7 +47,7 @@ class Doses(NamedTuple):
         duration_h: Entry at a constant rate over this time; 0 is a bolus, (doses,).
         compartment: Entered, counted from 0, (doses,).
         interval_h: Above 0: the newest of an endless train of such doses at this interval, each delayed by
-            the lag. What came before is forgotten; trains of the same moment add up, (doses,).
+            the lag. What came before is forgotten; doses and trains of the same moment add up, (doses,).
         reset_h: When the body is emptied, ascending, (resets,). Infusions stop; a dose given before and still
             lagging never enters. A dose given at that very time is given after it.
     """
@@ -111,12 +110,17 @@ class Steps(NamedTuple):
 @kernel
 def make_plan(doses: Doses) -> Plan:
     """Working memory for these doses and resets."""
-    trains = 0
+    entries = doses.time_h.size + doses.reset_h.size
+    running = doses.time_h.size
     for dose in range(doses.time_h.size):
-        if doses.interval_h[dose] > 0.0:
-            trains += 1
-    entries = doses.time_h.size + doses.reset_h.size + trains * (TRAIN_LIMIT + 1)
-    running = doses.time_h.size + trains * (2 * TRAIN_LIMIT + 2)
+        interval = doses.interval_h[dose]
+        # Others are refused before they are planned.
+        if interval > 0.0 and 0.0 <= doses.lag_h[dose] <= TRAIN_LIMIT * interval:
+            older = math.floor(doses.lag_h[dose] / interval)
+            entries += 1 + older
+            running += older
+            if 0.0 < doses.duration_h[dose] <= TRAIN_LIMIT * interval:
+                running += math.ceil(doses.duration_h[dose] / interval) + 1
     return Plan(
         np.zeros(entries),
         np.zeros(entries, np.int64),
@@ -412,7 +416,10 @@ def follow_graph(
                 if set_h < now:
                     now_in[:] = 0.0
                     running = 0
-                    forgotten = dose
+                    first = dose  # what was given at this very moment was not given before it
+                    while first > 0 and doses.time_h[first - 1] == doses.time_h[dose]:
+                        first -= 1
+                    forgotten = max(forgotten, first)
                 set_h = now
                 running = _add_steady_state(rates, segment, doses, dose, plan, running, now_in, steps)
             entry += 1

@@ -2,8 +2,9 @@
 
 Events (segment starts, outputs, ends of infusions, doses entering) are merged for each eta vector, because a
 lag moves with eta. Between two events linear kinetics are solved in closed form mode by mode; what has no
-closed form takes the steps of `march`. At equal times a segment starts first, then outputs are read, then
-inputs change: a level drawn at a dose's time is the one before the dose.
+closed form takes the steps of `march`. At equal times a segment starts first, then a steady state is set, then
+outputs are read, then inputs change: a level drawn at a dose's time is the one before the dose, and one drawn as a
+dose at steady state is given is that steady state's trough.
 
 Nothing here raises: a parameter that overflows comes out as NaN, which the caller quarantines.
 """
@@ -24,8 +25,15 @@ from twinstate.pk.modal import advance, change_segment, gathered
 from twinstate.pk.response import STATE, follower_gain, follower_rate, read_response, start_response
 from twinstate.pk.schedule import (
     AT_CONSTANT_RATE,
+    DIRECT_MG,
+    DURATION_H,
+    ENTERS_H,
+    INTERVAL_H,
+    ORAL_MG,
     STEADY_STATE,
     THROUGH_DEPOT,
+    TO_END,
+    TO_ENTER,
     Body,
     Motion,
     make_body,
@@ -77,6 +85,34 @@ def _follow_along(
 
 
 @inner_kernel
+def _next_of_trains(trains: Floats, live: int) -> tuple[float, int, bool]:
+    """When an older member of a train next enters or ends, h; which train; and whether it ends."""
+    first_h, which, ends = NEVER, 0, False
+    for train in range(live):
+        enters_h, interval = trains[ENTERS_H, train], trains[INTERVAL_H, train]
+        if trains[TO_END, train] > 0.0:
+            at = enters_h + trains[DURATION_H, train] - trains[TO_END, train] * interval
+            if at < first_h:
+                first_h, which, ends = at, train, True
+        if trains[TO_ENTER, train] > 0.0:
+            at = enters_h - trains[TO_ENTER, train] * interval
+            if at < first_h:
+                first_h, which, ends = at, train, False
+    return first_h, which, ends
+
+
+@inner_kernel
+def _rate_of_trains(trains: Floats, live: int) -> float:
+    """At what rate the older members of trains enter now, mg/h."""
+    rate = 0.0
+    for train in range(live):
+        running = trains[TO_END, train] - trains[TO_ENTER, train]
+        if trains[DURATION_H, train] > 0.0 and running > 0.0:
+            rate += running * (trains[DIRECT_MG, train] / trains[DURATION_H, train])
+    return rate
+
+
+@inner_kernel
 def follow(
     course: Course,
     eta: Floats,
@@ -125,6 +161,8 @@ def follow(
     depot, rate_in, running = 0.0, 0.0, 0
     segment, entry, output = FIRST, FIRST, 0
     forgotten = 0  # doses before this one were wiped out by a steady state
+    live = 0  # trains set by the last steady state
+    steady_h = -NEVER  # when that was
     now = -NEVER
     total = 0.0
     while output < times:
@@ -142,7 +180,11 @@ def follow(
             if end_h[index] < stop_h:
                 stop_h = end_h[index]
                 ending = index
-        event_h = min(min(segment_h, output_h), min(stop_h, entry_h))
+        train_h, train, train_ends = NEVER, 0, False
+        if live > 0:
+            train_h, train, train_ends = _next_of_trains(body.trains, live)
+            train_h = max(train_h, now)  # by rounding it may seem past
+        event_h = min(min(segment_h, output_h), min(min(stop_h, train_h), entry_h))
         if event_h > now:
             if entry > 0:  # nothing is in the body before the first entry
                 if stepped:
@@ -168,6 +210,18 @@ def follow(
             segment += 1
             if entry == 0 and structure.second != NOTHING:
                 start_response(structure, motion.parameters[segment], motion.response)
+        elif entry_h <= event_h and body.entry_kind[entry] == STEADY_STATE:
+            if steady_h < now:
+                live, running = 0, 0
+                forgotten = body.entry_dose[entry]
+                # What was given at this very moment was not given before it.
+                while forgotten > 0 and course.dose_time_h[forgotten - 1] == course.dose_time_h[forgotten]:
+                    forgotten -= 1
+            steady_h = now
+            depot = set_steady_state(course, body, entry, segment, depot, live)
+            live += 1
+            rate_in = _rate_of_trains(body.trains, live)
+            entry += 1
         elif output_h <= event_h:
             central = 0.0
             for mode in range(amounts.size):
@@ -177,19 +231,29 @@ def follow(
             if structure.second != NOTHING:
                 second[output] = read_response(structure, motion.parameters[segment], motion.response)
             output += 1
-        elif stop_h <= event_h or entry_h <= event_h:
+        elif stop_h <= event_h or train_h <= event_h or entry_h <= event_h:
             if stop_h <= event_h:
                 running -= 1
                 for index in range(ending, running):
                     end_h[index] = end_h[index + 1]
                     rate_mg_h[index] = rate_mg_h[index + 1]
+            elif train_h <= event_h:
+                older = body.trains[:, train]
+                if train_ends:
+                    older[TO_END] -= 1.0
+                else:
+                    older[TO_ENTER] -= 1.0
+                    if structure.transits > 0:
+                        motion.gut[0, 0] += older[ORAL_MG]
+                    else:
+                        depot += older[ORAL_MG]
+                    if older[DURATION_H] == 0.0:
+                        for mode in range(amounts.size):
+                            amounts[mode] += motion.into_modes[segment, mode, 0] * older[DIRECT_MG]
             else:
                 dose = body.entry_dose[entry]
                 kind = body.entry_kind[entry]
-                if kind == STEADY_STATE:
-                    forgotten = dose
-                    depot, running = set_steady_state(course, body, entry, segment)
-                elif dose < forgotten:
+                if dose < forgotten:
                     pass
                 elif kind == THROUGH_DEPOT:
                     if structure.transits > 0:
@@ -205,7 +269,7 @@ def follow(
                         amounts[mode] += motion.into_modes[segment, mode, 0] * body.entry_mg[entry]
                 entry += 1
             # Added up anew in a fixed order, so that nothing remains when the last infusion ends.
-            rate_in = 0.0
+            rate_in = _rate_of_trains(body.trains, live) if live > 0 else 0.0
             for index in range(running):
                 rate_in += rate_mg_h[index]
         else:  # a segment's start that is not a number

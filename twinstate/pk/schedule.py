@@ -32,15 +32,19 @@ from twinstate.pk.disposition import dispose
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# An endless train whose lag or input outlasts this many intervals comes out as NaN.
-TRAIN_LIMIT = 32
+# An endless train whose lag or input outlasts this many intervals comes out as NaN: so many doses of one train on
+# their way at once are no therapy (at the shortest interval that a record may tell, 0.25 h, they are three years).
+TRAIN_LIMIT = 100_000
 # What an entry does.
 AT_ONCE, AT_CONSTANT_RATE, THROUGH_DEPOT, STEADY_STATE = 0, 1, 2, 3
 # Dividing, three maturing and circulating cells.
 MYELOID_CELLS = 5
 # Rows of `Motion.modal`, `Motion.response` and `Body.saved`.
-MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 7
+MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 9
 COMPARTMENTS = 11  # the row of `Body.modal` that takes amounts by compartment
+# Rows of `Body.trains`: when the newest member enters; interval and duration, h; what each member brings into the gut
+# and into the centre, mg; how many older members have yet to enter, and how many of them have yet to end.
+ENTERS_H, INTERVAL_H, DURATION_H, ORAL_MG, DIRECT_MG, TO_ENTER, TO_END, TRAIN_ROWS = 0, 1, 2, 3, 4, 5, 6, 7
 
 
 class Motion(NamedTuple):
@@ -82,6 +86,7 @@ class Body(NamedTuple):
         entry_duration_h: How long it enters at a constant rate, (entries,).
         end_h: Ends of the infusions running now, (running,).
         rate_mg_h: Their rates, (running,).
+        trains: The older members of the endless trains that were set last, (rows, trains).
         saved: Scratch of a steady state, (rows, compartments, cells or transits + 1, whichever is most).
     """
 
@@ -93,6 +98,7 @@ class Body(NamedTuple):
     entry_duration_h: Floats
     end_h: Floats
     rate_mg_h: Floats
+    trains: Floats
     saved: Floats
 
 
@@ -109,7 +115,7 @@ def make_body(course: Course) -> Body:
             trains += 1
         if course.dose_route[dose] == PARALLEL_ORAL:
             split = 2
-    entries = split * doses + trains * (split * TRAIN_LIMIT + 1)
+    entries = split * doses + trains
     cells = max(MYELOID_CELLS, max(course.structure.first_chain, course.structure.second_chain))
     return Body(
         Motion(
@@ -128,8 +134,9 @@ def make_body(course: Course) -> Body:
         np.zeros(entries, np.int64),
         np.zeros(entries),
         np.zeros(entries),
-        np.zeros(entries + trains * TRAIN_LIMIT),
-        np.zeros(entries + trains * TRAIN_LIMIT),
+        np.zeros(entries),
+        np.zeros(entries),
+        np.zeros((TRAIN_ROWS, trains)),
         np.zeros((SAVED_ROWS, max(cells, max(modes, course.structure.transits + 1)))),
     )
 
@@ -184,48 +191,70 @@ def _enter(body: Body, count: int, time: float, dose: int, kind: int, amount: fl
 
 
 @inner_kernel
+def _input_of(course: Course, body: Body, dose: int, segment: int) -> tuple[float, float, float, float]:
+    """What of a dose reaches the body, mg; lag and duration, h; and which fraction goes through the depot."""
+    parameters = body.motion.parameters[segment]
+    route = course.dose_route[dose]
+    if route == INTO_CENTRAL:
+        return course.dose_mg[dose], 0.0, course.dose_duration_h[dose], 0.0
+    amount = course.dose_mg[dose] * parameters[BIOAVAILABILITY]
+    if route == INTO_DEPOT:
+        return amount, parameters[LAG], 0.0, 1.0
+    fraction = min(parameters[FIRST_ORDER_FRACTION], 1.0) if route == PARALLEL_ORAL else 0.0
+    return amount, parameters[LAG], parameters[INPUT_DURATION], fraction
+
+
+@inner_kernel
+def _joins(course: Course, body: Body, count: int, dose: int, duration: float) -> bool:
+    """Whether a dose at steady state belongs to the train put last: given at the same moment, in the same way."""
+    if count == 0:
+        return False
+    other = body.entry_dose[count - 1]
+    return bool(
+        course.dose_time_h[other] == course.dose_time_h[dose]
+        and course.dose_interval_h[other] == course.dose_interval_h[dose]
+        and course.dose_route[other] == course.dose_route[dose]
+        and body.entry_duration_h[count - 1] == duration
+    )
+
+
+@inner_kernel
 def plan_entries(course: Course, body: Body) -> int:
     """Fill the entries in order of time; their number, or -1 when there is no such order.
 
-    That is when a time is not finite, or a steady state's lag or input outlasts `TRAIN_LIMIT` intervals.
+    That is when a time is not finite, or a steady state's lag or input outlasts `TRAIN_LIMIT` intervals. At equal times
+    steady states come first, so that a dose given at the very time of one is given after it.
     """
     origin = course.dose_time_h[0]
-    segment = 0
     count = 0
+    segment = 0
+    for dose in range(course.dose_time_h.size):
+        interval = course.dose_interval_h[dose]
+        if interval <= 0.0:
+            continue
+        given = course.dose_time_h[dose]
+        while segment + 1 < course.segment_start_h.size and course.segment_start_h[segment + 1] <= given:
+            segment += 1
+        amount, lag, duration, _ = _input_of(course, body, dose, segment)
+        if not (lag <= TRAIN_LIMIT * interval and duration <= TRAIN_LIMIT * interval):
+            return -1
+        if _joins(course, body, count, dose, duration):
+            body.entry_mg[count - 1] += amount
+        else:
+            count = _enter(body, count, given - origin, dose, STEADY_STATE, amount, duration)
+    segment = 0
     for dose in range(course.dose_time_h.size):
         given = course.dose_time_h[dose]
         while segment + 1 < course.segment_start_h.size and course.segment_start_h[segment + 1] <= given:
             segment += 1
-        route = course.dose_route[dose]
-        amount = course.dose_mg[dose]
-        lag = 0.0
-        duration = 0.0
-        fraction = 1.0 if route == INTO_DEPOT else 0.0  # through the depot
-        if route == INTO_CENTRAL:
-            duration = course.dose_duration_h[dose]
-        else:
-            amount *= body.motion.parameters[segment, BIOAVAILABILITY]
-            lag = body.motion.parameters[segment, LAG]
-            if route != INTO_DEPOT:
-                duration = body.motion.parameters[segment, INPUT_DURATION]
-            if route == PARALLEL_ORAL:
-                fraction = min(body.motion.parameters[segment, FIRST_ORDER_FRACTION], 1.0)
-        if not math.isfinite((given - origin) + lag):
+        amount, lag, duration, fraction = _input_of(course, body, dose, segment)
+        enters = (given - origin) + lag
+        if not math.isfinite(enters):
             return -1
-        interval = course.dose_interval_h[dose]
-        back = 0
-        if interval > 0.0:
-            if lag > TRAIN_LIMIT * interval or duration > TRAIN_LIMIT * interval:
-                return -1
-            count = _enter(body, count, given - origin, dose, STEADY_STATE, amount, duration)
-            # Doses of the train given before this one whose lag is not over.
-            back = max(math.ceil(lag / interval) - 1, 0)
-        while back >= 0:
-            enters = (given - origin) + (lag - back * interval if back > 0 else lag)
-            if route == INTO_DEPOT or fraction > 0.0:
-                count = _enter(body, count, enters, dose, THROUGH_DEPOT, amount * fraction, 0.0)
-            if route != INTO_DEPOT:
-                kind = AT_CONSTANT_RATE if duration > 0.0 else AT_ONCE
-                count = _enter(body, count, enters, dose, kind, amount * (1.0 - fraction), duration)
-            back -= 1
+        route = course.dose_route[dose]
+        if route == INTO_DEPOT or fraction > 0.0:
+            count = _enter(body, count, enters, dose, THROUGH_DEPOT, amount * fraction, 0.0)
+        if route != INTO_DEPOT:
+            kind = AT_CONSTANT_RATE if duration > 0.0 else AT_ONCE
+            count = _enter(body, count, enters, dose, kind, amount * (1.0 - fraction), duration)
     return count

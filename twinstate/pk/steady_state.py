@@ -17,18 +17,34 @@ from twinstate.pk.columns import (
     LAG,
 )
 from twinstate.pk.course import (
+    EFFECT_SITE,
     INTO_CENTRAL,
     INTO_DEPOT,
     LINEAR,
+    METABOLITE,
     NOTHING,
     PARALLEL_ORAL,
     Course,
 )
-from twinstate.pk.schedule import Body, Motion
+from twinstate.pk.response import STATE
+from twinstate.pk.schedule import (
+    DIRECT_MG,
+    DURATION_H,
+    ENTERS_H,
+    INTERVAL_H,
+    ORAL_MG,
+    TO_END,
+    TO_ENTER,
+    Body,
+    Motion,
+)
 from twinstate.pk.steps import absorbed, held
 from twinstate.pk.train import Train, settle_amounts, settle_gut, settle_response
 
 Floats = NDArray[np.float64]
+
+# Rows of `Body.saved` beside those of `train`: what earlier trains of one moment left.
+AMOUNTS_BEFORE, GUT_BEFORE = 7, 8
 
 
 @inner_kernel
@@ -90,35 +106,58 @@ def at_constant_rate(
 
 
 @inner_kernel
-def start_running(
-    body: Body, now: float, amount: float, interval: float, since: float, duration: float
-) -> int:
-    """Start those infusions of the train that still run; their number."""
-    running = 0
-    while since < duration:
-        body.end_h[running] = now + (duration - since)
-        body.rate_mg_h[running] = amount / duration
-        running += 1
-        since += interval
-    return running
+def _forget_train(motion: Motion, second: int, saved: Floats, trains: int) -> float:
+    """Empty amounts, gut and follower for the train to come; what earlier trains of this moment left is saved.
+
+    Returns:
+        What a metabolite or an effect site held, 0 without one or without an earlier train.
+    """
+    follower = 0.0
+    for mode in range(motion.amounts.size):
+        saved[AMOUNTS_BEFORE, mode] = motion.amounts[mode] if trains > 0 else 0.0
+        motion.amounts[mode] = 0.0
+    for place in range(motion.gut.shape[1]):
+        saved[GUT_BEFORE, place] = motion.gut[0, place] if trains > 0 else 0.0
+        motion.gut[0, place] = 0.0
+    if trains > 0 and second in (METABOLITE, EFFECT_SITE):
+        follower = motion.response[STATE, 0, 0]
+    return follower
 
 
 @inner_kernel
-def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tuple[float, int]:
-    """Forget everything and hold what an endless train of this dose leaves just before its newest member.
+def _add_before(motion: Motion, second: int, saved: Floats, follower: float) -> None:
+    """Add what earlier trains of this moment left."""
+    for mode in range(motion.amounts.size):
+        motion.amounts[mode] += saved[AMOUNTS_BEFORE, mode]
+    for place in range(motion.gut.shape[1]):
+        motion.gut[0, place] += saved[GUT_BEFORE, place]
+    if second in (METABOLITE, EFFECT_SITE):
+        motion.response[STATE, 0, 0] += follower
+
+
+@inner_kernel
+def set_steady_state(
+    course: Course, body: Body, entry: int, segment: int, depot_before: float, trains: int
+) -> float:
+    """Hold what an endless train of this dose leaves just before its newest member, and remember its older members.
 
     The train's doses were given at now - interval, now - 2 interval, ..., each delayed by the lag, under the
-    parameters in force now. Inputs that still run are started as infusions; the rest is a geometric series,
-    or what one interval carries into itself.
+    parameters in force now. Inputs that still run go on; the rest is a geometric series, or what one interval
+    carries into itself.
+
+    What came before is forgotten, but for other trains set at this moment: they add up where kinetics are linear, and
+    have no common steady state (NaN) where they are not.
 
     Args:
         course: Structure and parameters.
-        body: Amounts, gut and response; changed in place.
+        body: Amounts, gut, response and trains; changed in place.
         entry: The planned entry.
         segment: Whose parameters rule.
+        depot_before: What the other trains of this moment hold in the depot, mg.
+        trains: How many they are; this one is remembered after them.
 
     Returns:
-        The amount in the depot, mg, and how many infusions of the train still run.
+        The amount in the depot, mg.
     """
     structure, motion = course.structure, body.motion
     parameters = motion.parameters[segment]
@@ -132,15 +171,13 @@ def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tu
         fraction = min(parameters[FIRST_ORDER_FRACTION], 1.0)
     oral = body.entry_mg[entry] * fraction
     direct = body.entry_mg[entry] * (1.0 - fraction)
-    # Since the newest dose of the train that has entered.
-    since = interval
-    if route != INTO_CENTRAL:
-        # The lag held when the dose was given, which is now.
-        lag = parameters[LAG]
-        since = max(1.0, math.ceil(lag / interval)) * interval - lag
+    # The lag held when the dose was given, which is now. A member whose lag ends now enters after what is read now.
+    lag = parameters[LAG] if route != INTO_CENTRAL else 0.0
+    waiting = math.floor(lag / interval)
+    since = (waiting + 1.0) * interval - lag  # the newest dose of the train that has entered
     train = Train(oral, direct, interval, since, duration)
+    follower = _forget_train(motion, structure.second, body.saved, trains)
     depot = 0.0
-    motion.amounts[:] = 0.0
     if structure.transits > 0:
         settle_gut(parameters, motion.gut, train)
     if structure.elimination == LINEAR and structure.transits == 0:
@@ -154,5 +191,19 @@ def set_steady_state(course: Course, body: Body, entry: int, segment: int) -> tu
         settle_amounts(structure, motion, segment, depot, train, body.saved)
     if structure.second != NOTHING:
         settle_response(structure, motion, segment, depot, train, body.saved)
-    running = start_running(body, body.entry_h[entry], direct, interval, since, duration)
-    return depot, running
+    if trains > 0:
+        bends = structure.elimination != LINEAR or (
+            structure.second != NOTHING and structure.second != METABOLITE and structure.second != EFFECT_SITE
+        )
+        if bends:
+            motion.amounts[:] = math.nan
+        _add_before(motion, structure.second, body.saved, follower)
+        depot += depot_before
+    running = max(math.ceil((duration - since) / interval), 0.0)
+    older = body.trains[:, trains]
+    older[ENTERS_H] = body.entry_h[entry] + lag
+    older[INTERVAL_H], older[DURATION_H] = interval, duration
+    older[ORAL_MG], older[DIRECT_MG] = oral, direct
+    older[TO_ENTER] = waiting
+    older[TO_END] = waiting + running if duration > 0.0 else 0.0
+    return depot

@@ -11,9 +11,10 @@ from scipy.linalg import expm
 from tests.twinstate.courses import PARAMETERS, START_H, Given, course
 from tests.twinstate.graphs import Into, doses_of, integrate_graph, rate_matrix, trains_by_hand
 from twinstate.pk.course import INTO_DEPOT
-from twinstate.pk.graph import TRAIN_LIMIT, Doses, solve_graph, solve_graph_points
+from twinstate.pk.graph import Doses, solve_graph, solve_graph_points
 from twinstate.pk.matrix import TRANSITION, TWO_INTEGRALS, solve_in_place, step_matrices
 from twinstate.pk.propagate import solve
+from twinstate.pk.schedule import TRAIN_LIMIT
 
 TIMES = np.array([0.0, 0.1, 0.5, 1.0, 1.7, 3.0, 6.0, 11.9, 12.0, 12.2, 14.0, 20.0, 30.0, 47.0, 80.0])
 

@@ -83,11 +83,89 @@ def test_steady_state_dose_forgets_everything_before_it() -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-12)
 
 
-def test_level_drawn_as_a_steady_state_dose_is_given_belongs_to_what_came_before() -> None:
-    plan = course(1, [Given(0, 400, interval=12.0)])
-    concentration, area, _ = solve(plan, NO_ETA, START_H + np.array([-1.0, 0.0]))
-    assert not concentration.any()
-    assert not area.any()
+@pytest.mark.parametrize(
+    ("route", "duration", "lag"),
+    [
+        (INTO_CENTRAL, 0.0, 0.0),
+        (INTO_CENTRAL, 21.0, 0.0),
+        (INTO_DEPOT, 0.0, 0.7),
+        (INTO_DEPOT, 0.0, 16.0),  # two intervals: a dose of the train enters at that very moment
+        (ZERO_ORDER_ORAL, 0.0, 9.0),
+    ],
+)
+def test_level_drawn_as_a_steady_state_dose_is_given_is_the_trough_of_that_steady_state(
+    route: int, duration: float, lag: float
+) -> None:
+    row = log_parameters(lag=lag, input_duration=18.0)
+    before = Given(-3, 7000)  # forgotten
+    steady = course(2, [before, Given(0, 400, route, duration, 8.0)], [(-5000.0, row)])
+    explicit = course(2, train(400, route, duration, 8.0), [(-5000.0, row)])
+    level, area, _ = solve(steady, NO_ETA, START_H + np.array([0.0]))
+    expected, _, _ = solve(explicit, NO_ETA, START_H + np.array([0.0]))
+    assert level[0] == pytest.approx(expected[0], rel=1e-8)
+    # Declared, not lived through: the trough adds nothing to the area.
+    alone, until_then, _ = solve(course(2, [before], [(-5000.0, row)]), NO_ETA, START_H + np.array([0.0]))
+    assert alone[0] != pytest.approx(level[0], rel=0.1)
+    assert area[0] == pytest.approx(until_then[0], rel=1e-12)
+
+
+TRAINS = [
+    Given(0, 400, INTO_CENTRAL, 1.5, 8.0),
+    Given(0, 250, INTO_DEPOT, 0.0, 12.0),
+    Given(0, 300, PARALLEL_ORAL, 0.0, 24.0),
+    Given(0, 90, INTO_CENTRAL, 21.0, 8.0),
+]
+PLAIN = Given(0, 1000, INTO_CENTRAL, 2.0)
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        Structure(1),
+        Structure(3),
+        Structure(2, LINEAR, 3),
+        Structure(2, LINEAR, 0, METABOLITE),
+        Structure(2, LINEAR, 2, EFFECT_SITE),
+    ],
+    ids=str,
+)
+def test_trains_and_doses_of_one_moment_add_up_in_any_order(structure: Structure) -> None:
+    hours = START_H + np.array([0.0, 1e-6, 0.5, 3.0, 5.9, 8.0, 11.0, 20.0, 40.0])
+    row = log_parameters(lag=9.0, input_duration=13.0)
+
+    def together(doses: list[Given]) -> tuple[np.ndarray, ...]:
+        return solve(course(structure, [Given(-3, 7000), *doses], [(-5000.0, row)]), NO_ETA, hours)
+
+    alone = [together([dose]) for dose in TRAINS]
+    plain = solve(course(structure, [PLAIN], [(-5000.0, row)]), NO_ETA, hours)
+    before = together([TRAINS[0]])[1][0]
+    for doses in ([PLAIN, *TRAINS], [*reversed(TRAINS), PLAIN], [*TRAINS[:2], PLAIN, *TRAINS[2:]]):
+        found = together(doses)
+        for output in (0, 2):
+            expected = sum(one[output] for one in alone) + plain[output]
+            np.testing.assert_allclose(found[output], expected, rtol=1e-6, atol=1e-12)
+        expected_area = sum(one[1] - before for one in alone) + plain[1]
+        np.testing.assert_allclose(found[1] - before, expected_area, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "structure", [Structure(1, SATURABLE), Structure(1, LINEAR, 0, COAGULATION_PRODUCT, 6, 1)], ids=str
+)
+def test_doses_of_one_train_told_by_two_records_are_one_dose_of_their_sum_where_nothing_adds_up(
+    structure: Structure,
+) -> None:
+    hours = START_H + np.array([0.0, 0.5, 5.9, 8.0, 20.0])
+    row = log_parameters(maximum_elimination_rate=80.0)
+    both = [Given(0, 150, INTO_DEPOT, 0.0, 8.0), Given(0, 250, INTO_DEPOT, 0.0, 8.0)]
+    found = solve(course(structure, both, [(-5000.0, row)]), NO_ETA, hours)
+    expected = solve(
+        course(structure, [Given(0, 400, INTO_DEPOT, 0.0, 8.0)], [(-5000.0, row)]), NO_ETA, hours
+    )
+    for output in range(3):
+        np.testing.assert_allclose(found[output], expected[output], rtol=1e-9)
+    # Two trains of different intervals have no common steady state there.
+    other = [both[0], Given(0, 250, INTO_DEPOT, 0.0, 12.0)]
+    assert np.isnan(solve(course(structure, other, [(-5000.0, row)]), NO_ETA, hours)[0]).all()
 
 
 def test_mean_concentration_at_steady_state_is_dose_rate_over_clearance() -> None:
@@ -113,8 +191,32 @@ def test_concentration_repeats_itself_every_interval(
     np.testing.assert_allclose(concentration[4:], concentration[:2], rtol=1e-8)
 
 
+@pytest.mark.parametrize("structure", [Structure(2), Structure(1, MIXED)], ids=str)
+@pytest.mark.parametrize(
+    ("route", "duration", "row"),
+    [
+        (INTO_CENTRAL, 40.0, {}),
+        (INTO_DEPOT, 0.0, {"lag": 20.3}),
+        (ZERO_ORDER_ORAL, 0.0, {"lag": 33.0, "input_duration": 25.2}),
+        (PARALLEL_ORAL, 0.0, {"lag": 17.0, "input_duration": 18.0}),
+    ],
+)
+def test_lag_and_input_may_be_longer_than_many_intervals(
+    structure: Structure, route: int, duration: float, row: dict[str, float]
+) -> None:
+    interval = 0.5
+    doses = [Given(-interval * back, 25, route, duration) for back in range(1500, -1, -1)]
+    hours = START_H + np.array([0.0, 1e-6, 0.6, 3.0, 17.0, 20.0, 33.1, 50.0, 80.0])
+    told = log_parameters(**row)
+    steady = course(structure, [Given(0, 25, route, duration, interval)], [(-5000.0, told)])
+    explicit = course(structure, doses, [(-5000.0, told)])
+    found, expected = solve(steady, NO_ETA, hours), solve(explicit, NO_ETA, hours)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found[1] - found[1][0], expected[1] - expected[1][0], rtol=1e-6)
+
+
 def test_lag_beyond_what_a_train_may_reach_back_gives_nan_and_returns() -> None:
-    plan = course(1, [Given(0, 400, INTO_DEPOT, 0.0, 0.01)], [(0.0, log_parameters(lag=1.0))])
+    plan = course(1, [Given(0, 400, INTO_DEPOT, 0.0, 1e-6)], [(0.0, log_parameters(lag=1.0))])
     concentration, _, _ = solve(plan, NO_ETA, START_H + np.array([1.0]))
     assert np.isnan(concentration).all()
 
