@@ -27,6 +27,11 @@ def show_twin(twin: TwinAnswer) -> None:
     out.print(
         f"rests on {rests}; true up to offset {twin.position.next_offset} of partition {twin.position.partition}"
     )
+    if twin.position.rolled_back:
+        out.print(
+            "  older than an answer given before: Redis lost its newest writes",
+            markup=False,
+        )
     if twin.quality:
         out.print(f"data quality: {', '.join(twin.quality)}", markup=False)
     for clock in twin.clocks:

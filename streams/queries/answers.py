@@ -155,6 +155,11 @@ class Position(Answer):
 
     partition: int
     next_offset: int
+    rolled_back: bool = Field(
+        default=False,
+        description="an answer before this one was of a later place: the store lost its newest writes, and they are "
+        "being made again from the log",
+    )
 
 
 class DeviceClock(Answer):
@@ -316,12 +321,14 @@ class RiskPartition(Answer):
         risk_topic_offset: Where a newcomer starts to read the risk topic; it ignores revisions that are not higher
             than the ones below.
         episodes: As the risk events describe them, each with `revision`, the last one emitted.
+        rolled_back: As in `Position`.
     """
 
     partition: int
     next_offset: int
     risk_topic_offset: int
     episodes: tuple[dict[str, Any], ...]
+    rolled_back: bool = False
 
 
 class RisksAnswer(Answer):

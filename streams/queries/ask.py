@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from streams.codec import partition_of
-from streams.ports import OUTBOXES, OutboxName, Recalled
+from streams.ports import OUTBOXES, OutboxName, Recalled, StoreUnavailableError
 from streams.queries import answers
 from streams.queries.export import export_drug
 from streams.queries.forecast import Span, forecast_drug
@@ -96,6 +96,9 @@ class Queries:
         self.partitions = partitions
         self.clock = clock
         self.releases = Releases(library) if releases is None else releases
+        self._furthest: dict[
+            int, int
+        ] = {}  # input offset of the latest place an answer was given of, by partition
 
     def rules_of(self, fingerprint: str) -> Rules:
         """What twins of this fingerprint were made by; the first library where none here makes such twins."""
@@ -182,7 +185,7 @@ class Queries:
             meta, index = await self.reader.read_index(partition)
             if meta is None:
                 continue
-            positions.append(answers.Position(partition=partition, next_offset=meta.position))
+            positions.append(self._position(partition, meta.position))
             drugs = self.rules_of(meta.fingerprint).library.drugs
             rows += [read_row(content, drugs) for content in index.values()]
         return rows, tuple(positions)
@@ -200,12 +203,14 @@ class Queries:
                 episode for _, content in sorted(rows.items()) for episode in msgspec.json.decode(content)
             ]
             episodes.sort(key=lambda e: (-float(e["probability"]), str(e["episode"])))
+            here = self._position(partition, 0 if meta is None else meta.position)
             partitions.append(
                 answers.RiskPartition(
                     partition=partition,
-                    next_offset=0 if meta is None else meta.position,
+                    next_offset=here.next_offset,
                     risk_topic_offset=0 if meta is None else meta.risk_topic_position,
                     episodes=tuple(episodes),
+                    rolled_back=here.rolled_back,
                 )
             )
         return answers.RisksAnswer(
@@ -297,16 +302,28 @@ class Queries:
     async def _recall(self, patient: str) -> tuple[Recalled, answers.Position, str]:
         partition = self._partition(patient)
         meta, found = await self.reader.read_twins(partition, [patient])
+        here = self._position(partition, 0 if meta is None else meta.position)
         if meta is None or found[patient].twin is None:
+            if here.rolled_back:
+                raise StoreUnavailableError(
+                    f"Redis lost its newest writes: partition {partition} is read again from the log and has come to "
+                    f"offset {here.next_offset} of {self._furthest[partition]}; the patient may come after it"
+                )
             raise QuestionError(
                 "no-such-twin",
                 "no record of this patient has been accepted; check the pseudonym, or trace a record: twin trace ID",
             )
         return (
             found[patient],
-            answers.Position(partition=partition, next_offset=meta.position),
+            here,
             meta.fingerprint,
         )
+
+    def _position(self, partition: int, offset: int) -> answers.Position:
+        """The place of an answer, marked when one given before was of a later place."""
+        furthest = self._furthest.setdefault(partition, offset)
+        self._furthest[partition] = max(furthest, offset)
+        return answers.Position(partition=partition, next_offset=offset, rolled_back=offset < furthest)
 
     def _look(self, found: Recalled, as_of: AsOf, rules: Rules) -> View:
         assert found.twin is not None  # _recall has checked

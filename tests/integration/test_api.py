@@ -373,6 +373,34 @@ def test_a_store_that_does_not_answer_is_a_problem_and_a_metric(
         browser.close()
 
 
+def test_answer_older_than_one_given_before_says_so(
+    own: tuple[Filler, Browser], redis_client: redis.Redis
+) -> None:
+    filler, browser = own
+    records = [r for r in ward() if r.patient == VOLUNTEER]
+    filler.apply(records)
+    before = browser.json(f"/v1/twins/{VOLUNTEER}")
+    assert before["position"]["rolled_back"] is False
+
+    for key in redis_client.scan_iter(f"tw:{{{filler.group}.*"):
+        redis_client.delete(key)
+    answer = browser.get(f"/v1/twins/{VOLUNTEER}")
+    assert problem(answer) == (503, "store-unavailable")
+    assert "read again from the log" in answer.json()["detail"]
+
+    again = Filler(filler.url, filler.group)
+    again.apply(records[:3])
+    behind = browser.json(f"/v1/twins/{VOLUNTEER}")
+    assert behind["position"]["rolled_back"] is True
+    assert behind["position"]["next_offset"] < before["position"]["next_offset"]
+    assert [one["rolled_back"] for one in browser.json("/v1/risks")["partitions"]].count(True) == 1
+
+    again.apply(records[3:])
+    caught_up = browser.json(f"/v1/twins/{VOLUNTEER}")
+    assert caught_up["position"] == before["position"]
+    assert problem(browser.get("/v1/twins/p-nobody")) == (404, "no-such-twin")
+
+
 def test_patient_whose_every_record_was_cancelled_is_not_known(own: tuple[Filler, Browser]) -> None:
     filler, browser = own
     dose = json.loads(ward()[0].value) | {"patient": "p-moved"}
