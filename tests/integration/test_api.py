@@ -373,17 +373,15 @@ def test_a_store_that_does_not_answer_is_a_problem_and_a_metric(
         browser.close()
 
 
-def test_answer_older_than_one_given_before_says_so(
-    own: tuple[Filler, Browser], redis_client: redis.Redis
-) -> None:
+def test_answer_older_than_one_given_before_says_so(own: tuple[Filler, Browser]) -> None:
     filler, browser = own
     records = [r for r in ward() if r.patient == VOLUNTEER]
     filler.apply(records)
     before = browser.json(f"/v1/twins/{VOLUNTEER}")
     assert before["position"]["rolled_back"] is False
 
-    for key in redis_client.scan_iter(f"tw:{{{filler.group}.*"):
-        redis_client.delete(key)
+    with redis.Redis.from_url(filler.url) as client:
+        client.delete(*client.scan_iter(f"tw:{{{filler.group}.*"))
     answer = browser.get(f"/v1/twins/{VOLUNTEER}")
     assert problem(answer) == (503, "store-unavailable")
     assert "read again from the log" in answer.json()["detail"]

@@ -11,7 +11,7 @@ import pytest
 from streams.adapters.kafka_link import LARGEST_BODY
 from streams.codec import LARGEST_RECORD, Decoder, Refusal, partition_of
 from streams.demo.plan import DemoRecord
-from streams.pipeline import LARGEST_OUTBOX_BODY
+from streams.messages import LARGEST_OUTBOX_BODY
 from streams.ports import RawRecord
 from streams.simulation.wire import moment
 from tests.integration.acceptance.invariants import require_invariants
