@@ -37,22 +37,34 @@ SITE_TIME_CONSTANTS = (0.25, 0.5, 1.0, 2.0)
 
 
 class Memo:
-    """A bounded cache keyed by content: sharing it, or dropping it at any time, changes no result."""
+    """A bounded cache keyed by content: sharing it, or dropping it at any time, changes no result.
+
+    That nothing can be computed from some content is remembered too: every further record asks again for each point of
+    a patient whose levels nothing explains, and finding that out is the dearest computation there is.
+    """
 
     def __init__(self, size: int = 256) -> None:
         self._kept: OrderedDict[bytes, object] = OrderedDict()
         self._size = size
 
     def recall(self, key: bytes, compute: Callable[[], T]) -> T:
-        """The remembered result of `compute` for this key, computing it once."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]  # type: ignore[return-value]  # one key, one kind of result
-        result = compute()
-        self._kept[key] = result
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
-        return result
+        """The remembered result of `compute` for this key, computing it once.
+
+        Raises:
+            MathsError: `compute` raised it, now or then.
+        """
+        if key not in self._kept:
+            try:
+                self._kept[key] = compute()
+            except MathsError as failure:
+                self._kept[key] = failure
+            if len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        result = self._kept[key]
+        if isinstance(result, MathsError):
+            raise MathsError(*result.args)
+        return result  # type: ignore[return-value]  # one key, one kind of result
 
 
 class Heard(NamedTuple):
