@@ -126,9 +126,11 @@ class Decoder:
                     "bad_frame",
                     f"id is {record.id!r}; a frame's is device:sequence, such as watch-12:4711",
                 )
-            if record.event_time < _EARLIEST:  # too far ahead of the broker's clock is `future`
+            # Ahead of the broker's clock is `future`; beyond this no arithmetic of nanoseconds is safe.
+            if not _EARLIEST <= record.event_time < _LATEST:
+                beyond = "before 1900" if record.event_time < _EARLIEST else "after 2199"
                 raise _Refused(
-                    "implausible", f"event_time is {record.event_time}, before 1900; check the sender's clock"
+                    "implausible", f"event_time is {record.event_time}, {beyond}; check the sender's clock"
                 )
             if isinstance(record, ForgetRecord) and record.cancelled:
                 raise _Refused("wrong_schema", "cancelled is true, but what was forgotten cannot come back")

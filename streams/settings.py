@@ -207,6 +207,13 @@ class MqttSettings(_Section):
             raise ValueError("tls_certificate_file and tls_key_file come together or not at all")
         if not self.tls and (self.tls_ca_file or self.tls_key_file):
             raise ValueError("certificates are set but tls is false, so nothing would be encrypted")
+        if self.password is not None and self.username is None:
+            raise ValueError("a password is set but no username, so neither would be sent")
+        parts = self.topic.split("/")
+        if any(len(part) > 1 and set(part) & set("+#") for part in parts) or "#" in parts[:-1]:
+            raise ValueError(
+                f"topic {self.topic!r} is no MQTT filter: + and # stand for whole parts, # at the end"
+            )
         return self
 
     def tls_context(self) -> ssl.SSLContext:

@@ -228,7 +228,14 @@ class MqttBridge:
         self._connected_at = time.monotonic()
         self.figures.connections += 1
         log.info("mqtt connected", session_kept=flags.session_present, **self._place())
-        client.subscribe(self._where.topic, options=SubscribeOptions(qos=1))
+        try:
+            client.subscribe(self._where.topic, options=SubscribeOptions(qos=1))
+        except ValueError as error:  # it would end this thread, and nobody would hear of it
+            self._fail(
+                MqttError(
+                    f"mqtt.topic {self._where.topic!r}: {error} + and # stand for whole parts, # at the end"
+                )
+            )
 
     def _on_subscribe(
         self, client: Client, _: Any, mid: int, reasons: list[ReasonCode], properties: Properties | None

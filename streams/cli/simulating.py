@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from streams.simulation.stream import Plan, Stream
 
 FASTEST = "max"
+# Of --start: what is simulated must end before the last moment that a record may have.
+FIRST_YEAR, LAST_YEAR = 1970, 2198
 INTERRUPTED = 130
 
 
@@ -79,6 +81,9 @@ def simulate(
     factor = _speed(speed)
     plan = Plan(seed, patients, hours, _start(start) or OPENS, faulty, *([tuple(device)] if device else []))
     plan.check()
+    beside = truth or _beside(out, plan)
+    if out is not None and beside.absolute() == out.absolute():
+        raise UserError(f"--truth and --out are both {out}; the records would overwrite the truth")
     if out is None:
         from streams.simulation.pace import check_pace
 
@@ -86,7 +91,6 @@ def simulate(
     with _progress() as progress:
         drawn = progress.add_task("simulated", total=patients)
         stream = play(plan, lambda: progress.advance(drawn))
-        beside = truth or _beside(out, plan)
         beside.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(b"".join(line + b"\n" for line in stream.truth))
         told = _summary(plan, stream, beside)
@@ -219,8 +223,16 @@ def _start(text: str | None) -> int | None:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None or moment.year < 1970:
+    if moment is None or moment.tzinfo is None or not FIRST_YEAR <= _utc_year(moment) <= LAST_YEAR:
         raise UserError(
-            f"--start is {text!r}; give a moment with its offset from UTC, such as 2026-03-16T00:00:00Z, or now"
+            f"--start is {text!r}; give a moment from {FIRST_YEAR} to {LAST_YEAR} with its offset from UTC, such as "
+            "2026-03-16T00:00:00Z, or now"
         )
     return int(moment.timestamp()) * 1_000_000_000
+
+
+def _utc_year(moment: dt.datetime) -> int:
+    try:
+        return moment.astimezone(dt.UTC).year
+    except OverflowError:  # the first or last hours that Python knows
+        return moment.year

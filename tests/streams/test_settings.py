@@ -109,3 +109,20 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     file.write_text("kafka")
     with pytest.raises(SettingsError, match="must hold sections"):
         load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TOPIC", "twin/#/records", "# at the end"),
+        ("TOPIC", "twin/+x/records", "stand for whole parts"),
+        ("PASSWORD", "hunter2", "no username"),
+    ],
+)
+def test_what_the_mqtt_client_would_trip_over_or_ignore_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"TWIN_MQTT__{name}", value)
+    with pytest.raises(SettingsError, match=says) as refused:
+        load_settings()
+    assert "hunter2" not in str(refused.value)

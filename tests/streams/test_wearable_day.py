@@ -92,7 +92,9 @@ def twin_of(library: Library, arrivals: list[RawRecord]) -> bytes:
     return pipeline.update(pipeline.decode(arrivals)).twins[PATIENT].canonical
 
 
-def test_any_order_split_and_duplication_of_a_days_samples_gives_the_same_bytes(library: Library) -> None:
+def test_any_order_duplication_and_split_within_hours_gives_the_same_bytes(
+    library: Library,
+) -> None:
     values = day(1)
     end = record("tick", "t", 24.5, {})
     seen = set()
@@ -106,6 +108,24 @@ def test_any_order_split_and_duplication_of_a_days_samples_gives_the_same_bytes(
         arrivals = [raw(body, 24.0) for body in [*admission(), *told, end]]
         seen.add(twin_of(library, arrivals))
     assert len(seen) == 1
+
+
+def test_a_split_across_the_hours_gives_the_same_estimates_and_risks(library: Library) -> None:
+    # Other bytes: a share of a window is kept with the hour its frame ends in (decision 2).
+    values = day(1)
+    end = record("tick", "t", 24.5, {})
+    documents = []
+    for cuts in (
+        [0, *(60 * hour + 1 for hour in range(24)), MINUTES],
+        [*range(0, MINUTES + 1, 10)],
+        [0, *range(5, MINUTES, 10), MINUTES],
+        [*range(0, MINUTES + 1, 60)],
+    ):
+        arrivals = [raw(body, 24.0) for body in [*admission(), *frames(values, cuts), end]]
+        documents.append(msgspec.msgpack.decode(twin_of(library, arrivals), type=TwinDocument))
+    assert any(document.windows != documents[0].windows for document in documents)
+    assert documents[0].estimates[0].channel is not None
+    assert all(document.estimates == documents[0].estimates for document in documents)
 
 
 def test_a_buffered_upload_five_hours_late_gives_the_twin_an_on_time_upload_would(library: Library) -> None:

@@ -139,6 +139,14 @@ def _no_record(samples: dict[str, bytes]) -> Iterator[Poison]:
         ),
     ):
         yield Poison(f"event time {moment}", _json({**lab, "event_time": moment}))
+    for kind, sample in samples.items():
+        for moment in (
+            "1899-12-31T23:59:59Z",
+            "2200-01-01T00:00:00Z",
+            "2262-04-12T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+        ):
+            yield Poison(f"{kind} at {moment}", _json({**json.loads(sample), "event_time": moment}))
     for kind in samples:
         if kind != "lab":
             yield Poison(f"a lab's payload in a {kind}", _json({**lab, "kind": kind, "id": "swap:1"}))

@@ -259,7 +259,7 @@ def test_alarms_carry_limit_horizon_status_source_and_version(library: Library) 
         "vancomycin": [("auc24", 600.0, "mg*h/L", 24.0, "V")],
         "tobramycin": [("auc24", 110.0, "mg*h/L", 24.0, "V"), ("auc24", 120.0, "mg*h/L", 24.0, "V")],
         "tacrolimus": [("trough", 0.015, "mg/L", 24.0, "R"), ("trough", 0.020, "mg/L", 24.0, "R")],
-        "warfarin": [("second", 4.5, "{INR}", 168.0, "V"), ("second", 5.0, "{INR}", 168.0, "V")],
+        "warfarin": [("second", 4.5, "{INR}", 168.0, "R"), ("second", 5.0, "{INR}", 168.0, "R")],
         "phenytoin": [
             ("concentration", 20.0, "mg/L", 72.0, "V"),
             ("concentration", 30.0, "mg/L", 72.0, "R"),
