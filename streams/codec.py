@@ -6,6 +6,7 @@ import datetime as dt
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -409,6 +410,30 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 def _kind(record: WireRecord) -> str:
     return str(record.__struct_config__.tag)
+
+
+def decode_under(
+    libraries: Iterable[Library], raw: RawRecord, partition: int | None, partitions: int
+) -> Accepted | Refusal:
+    """Decode one record under whichever of several libraries reads it, in their order.
+
+    Args:
+        libraries: At least one; any of them may be in effect where the record will stand.
+        raw: The record.
+        partition: As for `Decoder`.
+        partitions: As for `Decoder`.
+
+    Returns:
+        The refusal by the first library where none reads it.
+    """
+    refusal: Refusal | None = None
+    for library in libraries:
+        decoded = Decoder(library, partition, partitions).decode(raw)
+        if isinstance(decoded, Accepted):
+            return decoded
+        refusal = refusal or decoded
+    assert refusal is not None, "no library to decode under"
+    return refusal
 
 
 def _check_erasure(raw: RawRecord, record: ForgetRecord) -> None:
