@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.application import AsJson, UserError, app, say, settings, show_json, show_table
+from streams.cli.application import (
+    AsJson,
+    UserError,
+    app,
+    checked_patient,
+    say,
+    settings,
+    show_json,
+    show_table,
+)
 from streams.cli.rebuilding import progress_bars
 
 if TYPE_CHECKING:
@@ -51,7 +60,7 @@ def status(as_json: AsJson = False) -> None:
 
 @ops.command()
 def verify(
-    patient: Annotated[str | None, typer.Argument(help="Only his twin.")] = None,
+    patient: Annotated[str | None, typer.Argument(help="Only his twin.", callback=checked_patient)] = None,
     partition: Annotated[
         int | None, typer.Option(help="Only this partition of the input topic.", min=0)
     ] = None,
@@ -164,7 +173,7 @@ def fence(
 
 @app.command(rich_help_panel="Run")
 def forget(
-    patient: Annotated[str, typer.Argument(help="His pseudonym.")],
+    patient: Annotated[str, typer.Argument(help="His pseudonym.", callback=checked_patient)],
     send: Annotated[bool, typer.Option("--send", help="Erase him; without it nothing is changed.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -176,6 +176,18 @@ def test_state_as_json_is_the_answer_of_the_api(asking: Line) -> None:
         (["export", VOLUNTEER, "--out", "twin.xlsx"], "rows are written as .csv"),
         (["twins", "--state", "asleep"], "there is no state 'asleep'"),
         (["drugs", "show", "aspirin"], "there is no drug or model 'aspirin'"),
+        *(
+            (
+                [*words, "p\udcff"],
+                r"the pseudonym 'p\udcff' has the character '\udcff'; it must have 1 to 128",
+            )
+            for words in (["forget"], ["rebuild"], ["state"], ["ops", "verify"], ["export"])
+        ),
+        (["trace", "adm-1", "--patient", "p 1"], "the pseudonym 'p 1' has the character ' '"),
+        (["state", "p\n"], r"the pseudonym 'p\n' has the character '\n'"),
+        (["state", "p" * 129], "the pseudonym has 129 characters; it must have 1 to 128"),
+        (["trace", "x\udcff"], r"the id 'x\udcff' has the character '\udcff'"),
+        (["forget", ""], "the pseudonym is empty"),
         (["validate", "/nowhere.ndjson"], "/nowhere.ndjson: No such file"),
         (["--settings", "/nowhere.yaml", "risks"], "/nowhere.yaml: cannot be read"),
     ],
