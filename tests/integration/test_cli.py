@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -275,6 +276,15 @@ def test_nobody_is_erased_by_publish_whatever_it_is_told(
     assert "line 1: wrong_schema: erasure is an operator's act" in line.told
     # Of one patient, so in one partition, in the order sent.
     assert [m.value().decode() for m in read_all(connection, topics.names.records, 1)] == [GOOD[0]]
+
+
+def test_erasing_that_nobody_has_applied_yet_names_the_record_to_look_for(
+    line: Line, redis_server: EmbeddedRedis, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Filler(redis_server.url, group).apply(theophylline(VOLUNTEER))
+    monkeypatch.setattr("streams.operations.forget.APPLIED_WITHIN_S", 0.5)
+    line("forget", VOLUNTEER, "--send", status=1)
+    assert re.search(r"start a worker .*twin trace forget-[0-9a-f]{16} tells .*`future`", line.told)
 
 
 def test_a_drug_that_only_a_release_knows_can_be_sent_and_sent_again(
