@@ -6,6 +6,7 @@ import datetime as dt
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -59,6 +60,7 @@ MOST_PLANNED_DOSES = 1000
 MOST_OVERLAPPING = 32  # infusions of a steady-state train that may run at once
 LARGEST_DOSE_MG = 1e6  # 1 kg: beyond every drug there is; a mistaken unit, or a broken sender
 BACKFILL_HEADER = "twin-backfill"
+MQTT_TOPIC_HEADER = "twin-mqtt-topic"  # the bridge sets it: what carries it was sent by a device
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 # Stored times are 64-bit nanoseconds (1677 to 2262): a moment outside these years is a clock that is wrong.
@@ -132,8 +134,8 @@ class Decoder:
                 raise _Refused(
                     "implausible", f"event_time is {record.event_time}, {beyond}; check the sender's clock"
                 )
-            if isinstance(record, ForgetRecord) and record.cancelled:
-                raise _Refused("wrong_schema", "cancelled is true, but what was forgotten cannot come back")
+            if isinstance(record, ForgetRecord):
+                _check_erasure(raw, record)
             content = None if record.cancelled else self._content(record)
         except _Refused as refused:
             return Refusal(refused.reason, refused.text, None if record is None else _named(record))
@@ -410,6 +412,40 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 def _kind(record: WireRecord) -> str:
     return str(record.__struct_config__.tag)
+
+
+def decode_under(
+    libraries: Iterable[Library], raw: RawRecord, partition: int | None, partitions: int
+) -> Accepted | Refusal:
+    """Decode one record under whichever of several libraries reads it, in their order.
+
+    Args:
+        libraries: At least one; any of them may be in effect where the record will stand.
+        raw: The record.
+        partition: As for `Decoder`.
+        partitions: As for `Decoder`.
+
+    Returns:
+        The refusal by the first library where none reads it.
+    """
+    refusal: Refusal | None = None
+    for library in libraries:
+        decoded = Decoder(library, partition, partitions).decode(raw)
+        if isinstance(decoded, Accepted):
+            return decoded
+        refusal = refusal or decoded
+    assert refusal is not None, "no library to decode under"
+    return refusal
+
+
+def _check_erasure(raw: RawRecord, record: ForgetRecord) -> None:
+    if any(name == MQTT_TOPIC_HEADER for name, _ in raw.headers):
+        raise _Refused(
+            "wrong_schema",
+            "kind is forget, but this came from an MQTT device: erasing is an operator's act, twin forget PATIENT",
+        )
+    if record.cancelled:
+        raise _Refused("wrong_schema", "cancelled is true, but what was forgotten cannot come back")
 
 
 def _named(record: WireRecord) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streams.codec import Accepted, Decoder, Refusal
+from streams.codec import Accepted, Refusal, decode_under
 from streams.ports import RawRecord
 from streams.releases import Releases
 from twinstate.library import Library
@@ -20,13 +20,15 @@ class Line(NamedTuple):
         number: From 1.
         body: The record's bytes.
         patient: Its field `patient`; None where it cannot be read.
-        refusal: Why the worker would refuse it; None for a good one.
+        refusal: Why the worker would refuse it, or why only `twin forget` may send it; None for a good one.
+        erases: It is refused, but the worker would take it, and erase the patient: never send it.
     """
 
     number: int
     body: bytes
     patient: str | None
     refusal: Refusal | None
+    erases: bool = False
 
 
 class _Key(msgspec.Struct):
@@ -48,30 +50,27 @@ class Checker:
     """
 
     def __init__(self, library: Library, releases: Releases | None = None) -> None:
-        self._library = library
-        self._releases = releases
+        self._releases = releases or Releases(library)
 
     def check(self, number: int, body: bytes) -> Line:
         """Check one record; `number` is its place among the others, from 1."""
         patient = patient_of(body)
         raw = RawRecord(number, 0, None if patient is None else patient.encode(), body, ())
-        decoded = Decoder(self._library, None, 1).decode(raw)
-        if isinstance(decoded, Refusal) and self._releases is not None:
-            others = (Decoder(one, None, 1).decode(raw) for one in self._releases.others.values())
-            decoded = next((one for one in others if not isinstance(one, Refusal)), decoded)
+        decoded = decode_under(self._releases.every(), raw, None, 1)
         if isinstance(decoded, Accepted) and decoded.entry.kind == "forget":
-            decoded = Refusal("wrong_schema", "erasure is an operator's act: twin forget PATIENT", None)
+            refusal = Refusal("wrong_schema", "erasure is an operator's act: twin forget PATIENT", None)
+            return Line(number, body, patient, refusal, erases=True)
         return Line(number, body, patient, decoded if isinstance(decoded, Refusal) else None)
 
 
-def read_lines(lines: Iterable[bytes], library: Library) -> Iterator[Line]:
+def read_lines(lines: Iterable[bytes], releases: Releases) -> Iterator[Line]:
     """Check the lines of a file; empty ones are passed over.
 
     Args:
         lines: With or without their ends.
-        library: Drugs, analytes, signals and covariates that can be named.
+        releases: Libraries that may be in effect; what one of them reads is good.
     """
-    checker = Checker(library)
+    checker = Checker(releases.first, releases)
     for number, line in enumerate(lines, start=1):
         body = line.strip()
         if body:

@@ -14,7 +14,9 @@ from msgspec import Meta
 
 SCHEMA = "twin.record/1"
 
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+LONGEST_NAME = 128
+NAME_PATTERN = r"^[!-~]+$"
+Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
 Slug = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]
 Positive = Annotated[float, Meta(gt=0)]

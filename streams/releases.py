@@ -6,6 +6,7 @@ the log again needs every library that was ever in effect.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from streams.fingerprint import fingerprint_of
@@ -40,6 +41,11 @@ class Releases:
         """Releases by the name of their folder."""
         self._look()
         return dict(self._others)
+
+    def every(self) -> Iterator[Library]:
+        """The first library, then the others; the folder is looked at only by who goes on to them."""
+        yield self.first
+        yield from self.others.values()
 
     @property
     def broken(self) -> tuple[str, ...]:

@@ -27,11 +27,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from streams.adapters.record_sender import DUTIES
-from streams.codec import LARGEST_RECORD
+from streams.codec import LARGEST_RECORD, MQTT_TOPIC_HEADER
 from streams.failpoints import fail_point
 from streams.ndjson import patient_of
 
-TOPIC_HEADER = "twin-mqtt-topic"
 CUT_HEADER = "twin-mqtt-bytes"
 # Kafka's client tries for so long, then the bridge ends: a supervisor starts it again, and the broker sends again.
 GIVEN_UP_AFTER_S = 300.0
@@ -297,7 +296,7 @@ class MqttBridge:
         self.figures.received += 1
         self.figures.without_guarantee += message.qos == 0
         body = bytes(message.payload)
-        headers: list[tuple[str, str | bytes | None]] = [(TOPIC_HEADER, message.topic.encode())]
+        headers: list[tuple[str, str | bytes | None]] = [(MQTT_TOPIC_HEADER, message.topic.encode())]
         if len(body) > LARGEST_RECORD:
             # Too large whatever it says: enough of it to be refused for that, and to be recognised.
             headers.append((CUT_HEADER, str(len(body)).encode()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,6 +31,31 @@ class _Call:
 
 class UserError(Exception):
     """Something the user can mend; the text is one sentence that says how."""
+
+
+def checked_patient(given: str | None) -> str | None:
+    """Give a pseudonym back when it may be one; None stays None."""
+    return None if given is None else _checked("pseudonym", given)
+
+
+def checked_id(given: str) -> str:
+    """Give a record's id back when it may be one."""
+    return _checked("id", given)
+
+
+def _checked(what: str, given: str) -> str:
+    """Ask of a name what the decoder asks: nothing is known by any other, and not every argument has UTF-8."""
+    from streams.records import LONGEST_NAME, NAME_PATTERN
+
+    rule = f"it must have 1 to {LONGEST_NAME} visible ASCII characters and no space"
+    if not given:
+        raise UserError(f"the {what} is empty; {rule}")
+    if len(given) > LONGEST_NAME:
+        raise UserError(f"the {what} has {len(given)} characters; {rule}")
+    wrong = next((character for character in given if not re.match(NAME_PATTERN, character)), None)
+    if wrong is not None:
+        raise UserError(f"the {what} {given!a} has the character {wrong!a}; {rule}")
+    return given
 
 
 class _Commands(TyperGroup):

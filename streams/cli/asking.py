@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from streams.cli.application import AsJson, UserError, app, say, settings, show_json, show_table
+from streams.cli.application import (
+    AsJson,
+    UserError,
+    app,
+    checked_id,
+    checked_patient,
+    say,
+    settings,
+    show_json,
+    show_table,
+)
 from streams.cli.printing import episode_row, event_line, minute, show_trace, show_twin
 from streams.rounding import chance
 
@@ -26,7 +36,7 @@ ASKING = "Ask"
 
 @app.command(rich_help_panel=ASKING)
 def state(
-    patient: Annotated[str, typer.Argument(help="The patient's pseudonym.")],
+    patient: Annotated[str, typer.Argument(help="The patient's pseudonym.", callback=checked_patient)],
     as_of: Annotated[
         str,
         typer.Option(
@@ -69,7 +79,7 @@ def state(
 
 @app.command(rich_help_panel=ASKING)
 def export(
-    patient: Annotated[str, typer.Argument(help="The patient's pseudonym.")],
+    patient: Annotated[str, typer.Argument(help="The patient's pseudonym.", callback=checked_patient)],
     drug: Annotated[str | None, typer.Option(help="Which drug, for a patient with several.")] = None,
     as_of: Annotated[
         str,
@@ -242,9 +252,12 @@ def dead_letters(
 
 @app.command(rich_help_panel=ASKING)
 def trace(
-    record_id: Annotated[str, typer.Argument(help="The record's id.")],
+    record_id: Annotated[str, typer.Argument(help="The record's id.", callback=checked_id)],
     patient: Annotated[
-        str | None, typer.Option(help="Whose: looks into the twin too when the trace has forgotten.")
+        str | None,
+        typer.Option(
+            help="Whose: looks into the twin too when the trace has forgotten.", callback=checked_patient
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

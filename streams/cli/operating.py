@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.application import AsJson, UserError, app, say, settings, show_json, show_table
+from streams.cli.application import (
+    AsJson,
+    UserError,
+    app,
+    checked_patient,
+    say,
+    settings,
+    show_json,
+    show_table,
+)
 from streams.cli.rebuilding import progress_bars
 
 if TYPE_CHECKING:
@@ -19,7 +28,8 @@ if TYPE_CHECKING:
 ops = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Run the service: how partitions stand, verify twins, send refused records again, fence an owner. "
+    help="Run the service: how partitions stand, verify twins, send refused records again, fence an owner, activate a "
+    "release of the library, back up Redis. "
     "docs/operations.md says when.",
 )
 app.add_typer(ops, name="ops", rich_help_panel="Run")
@@ -51,7 +61,7 @@ def status(as_json: AsJson = False) -> None:
 
 @ops.command()
 def verify(
-    patient: Annotated[str | None, typer.Argument(help="Only his twin.")] = None,
+    patient: Annotated[str | None, typer.Argument(help="Only his twin.", callback=checked_patient)] = None,
     partition: Annotated[
         int | None, typer.Option(help="Only this partition of the input topic.", min=0)
     ] = None,
@@ -164,7 +174,7 @@ def fence(
 
 @app.command(rich_help_panel="Run")
 def forget(
-    patient: Annotated[str, typer.Argument(help="His pseudonym.")],
+    patient: Annotated[str, typer.Argument(help="His pseudonym.", callback=checked_patient)],
     send: Annotated[bool, typer.Option("--send", help="Erase him; without it nothing is changed.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -189,7 +199,11 @@ def forget(
         elif done.erased:
             say(f"erased, and {done.trace_batches} batches of the trace with him")
         else:
-            say("sent, and not applied yet: start a worker (twin worker), then run this again for the trace")
+            say(
+                "sent, and not applied yet: start a worker (twin worker), then run this again for the trace. If one "
+                f"runs, twin trace {done.id} tells what became of it: `future` when the clock here is ahead of the "
+                "broker's"
+            )
     raise typer.Exit(0 if done.erased or not send else 1)
 
 
@@ -251,8 +265,9 @@ def backup(
         saved = save(chosen, directory)
         if saved.copy is None:
             raise UserError(
-                f"Redis wrote {saved.server_file} on its machine, which cannot be seen from here: copy it to "
-                f"{directory}/dump.rdb, then twin ops backup {directory} --check"
+                f"Redis wrote {saved.server_file} on its machine, which cannot be seen from here (a file of that name "
+                f"here is not the one just written): copy it to {directory}/dump.rdb, readable by you alone, then twin "
+                f"ops backup {directory} --check"
             )
     found = look(chosen, directory)
     if as_json:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.application import AsJson, UserError, app, say, settings, show_json, show_table
+from streams.cli.application import (
+    AsJson,
+    UserError,
+    app,
+    checked_patient,
+    say,
+    settings,
+    show_json,
+    show_table,
+)
 
 if TYPE_CHECKING:
     from streams.rebuild import Rebuilt, Watch
@@ -17,7 +26,11 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel="Run")
 def rebuild(
     patient: Annotated[
-        str | None, typer.Argument(help="Only his twin; code and library must be those that made the others.")
+        str | None,
+        typer.Argument(
+            help="Only his twin; code and library must be those that made the others.",
+            callback=checked_patient,
+        ),
     ] = None,
     partition: Annotated[
         int | None, typer.Option(help="Only this partition of the input topic.", min=0)

@@ -31,19 +31,19 @@ Source = Annotated[
 def validate(file: Source, as_json: AsJson = False) -> None:
     """Check records as the worker would, and send nothing: line number, reason, and what to do about each bad one.
 
-    Exit status 1 when a line is bad. What only the broker and the twin know (its partition, too
-    late, from the future, a duplicate) is not checked.
+    A record is good when the library in config/ or a release reads it. Exit status 1 when a line is bad. What only the
+    broker and the twin know (its partition, too late, from the future, a duplicate) is not checked.
 
     Example: `twin validate records.ndjson`
     """
     from streams.ndjson import read_lines
-    from twinstate.library import load_library
+    from streams.releases import load_releases
 
     good = 0
     bad: list[Line] = []
-    library = load_library(settings().paths.library)
+    releases = load_releases(settings().paths.library)
     with _opened(file) as lines:
-        for line in read_lines(lines, library):
+        for line in read_lines(lines, releases):
             if line.refusal is None:
                 good += 1
             else:
@@ -69,7 +69,8 @@ def publish(
         bool,
         typer.Option(
             "--unchecked",
-            help="Send bad records too, if their patient can be read; the worker dead-letters them.",
+            help="Send bad records too, if their patient can be read; the worker dead-letters them. One that would "
+            "erase a patient is never sent.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -83,18 +84,18 @@ def publish(
     from streams.adapters.record_sender import RecordSender
     from streams.adapters.topics import read_topics
     from streams.ndjson import read_lines
-    from twinstate.library import load_library
+    from streams.releases import load_releases
 
     chosen = settings()
-    library = load_library(chosen.paths.library)
+    releases = load_releases(chosen.paths.library)
     sender = RecordSender(chosen.kafka.connection(), read_topics(chosen.paths.topics).names.records)
     reasons: Counter[str] = Counter()
     with _opened(file) as lines:
-        for line in read_lines(lines, library):
+        for line in read_lines(lines, releases):
             if line.refusal is not None:
                 reasons[line.refusal.reason] += 1
                 say(_sentence(line))
-            if line.patient is not None and (line.refusal is None or unchecked):
+            if line.patient is not None and (line.refusal is None or (unchecked and not line.erases)):
                 sender.send(line.patient, line.body, backfill=backfill)
     done = sender.finish()
     if as_json:

@@ -7,12 +7,14 @@ them. Everything that would make workers refuse the release is looked at before.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from streams.activation import CONTROL_KEY, activation
-from streams.adapters.log_reader import LogError
+from streams.adapters.log_reader import LogError, LogReader
+from streams.adapters.raw_records import read_again
 from streams.adapters.redis_rebuild import RebuildStore
 from streams.adapters.topics import read_topics
 from streams.operations import OperationError, ask_store
@@ -56,14 +58,15 @@ def activate(settings: Settings, release: str, *, send: bool = False) -> Activat
         send: Write the records; else only say what would change.
 
     Raises:
-        OperationError: There is no such release, it may not follow, or it is in effect already.
+        OperationError: There is no such release, it may not follow, or it is in effect already and nothing
+            waits that could change that.
         LogError: Kafka does not answer.
         StoreError: Redis does not answer.
     """
     topics = read_topics(settings.paths.topics)
     releases = load_releases(settings.paths.library)
     wanted = _wanted(settings, releases, release)
-    under, twins = ask_store(settings, lambda store: _look(store, topics.partitions))
+    under, positions, twins = ask_store(settings, lambda store: _look(store, topics.partitions))
     before = [_library(number, fingerprint, releases) for number, fingerprint in enumerate(under)]
     for number, library in enumerate(before):
         wrong = breaches(library, wanted)
@@ -72,7 +75,9 @@ def activate(settings: Settings, release: str, *, send: bool = False) -> Activat
                 f"{release} cannot follow the library in effect in partition {number}: {'; '.join(wrong)}. Nothing was "
                 "sent. Change the release; or put it in the place of config/ and derive the twins again, twin rebuild"
             )
-    if all(library.fingerprint == wanted.fingerprint for library in before):
+    stands = all(library.fingerprint == wanted.fingerprint for library in before)
+    # Among records that wait may be one that activates another library: then this one must come after it.
+    if stands and not _records_wait(settings, topics.names.records, positions):
         raise OperationError(f"{release} is in effect in every partition already; nothing was sent")
     identifier = f"activate-{secrets.token_hex(8)}" if send else ""
     value = activation(identifier or "none", SOURCE, wanted.fingerprint)
@@ -115,9 +120,32 @@ def _wanted(settings: Settings, releases: Releases, release: str) -> Library:
     return found
 
 
-async def _look(store: RebuildStore, partitions: int) -> tuple[list[str | None], int]:
+async def _look(store: RebuildStore, partitions: int) -> tuple[list[str | None], dict[int, int | None], int]:
+    """By partition, under which fingerprint and at which position it stands, None if never acquired; how many twins."""
     under = [await store.stands_under(number) for number in range(partitions)]
-    return under, sum([len(await store.patients(number)) for number in range(partitions)])
+    metas = [(await store.read_counters(number))[0] for number in range(partitions)]
+    positions = {number: None if meta is None else meta.position for number, meta in enumerate(metas)}
+    return under, positions, sum([len(await store.patients(number)) for number in range(partitions)])
+
+
+def _records_wait(settings: Settings, topic: str, positions: Mapping[int, int | None]) -> bool:
+    """Whether the log has a committed record that twins do not hold yet; markers of transactions are none."""
+    connection = settings.kafka.connection()
+    with LogReader(connection, topic) as log:
+        for partition, position in positions.items():
+            first, end = log.bounds(partition)
+            begin = first if position is None else position
+            if begin >= end:
+                continue
+            try:
+                if read_again(connection, TopicPartition(topic, partition, begin), 1).records:
+                    return True
+            except KafkaException as error:
+                raise LogError(
+                    f"{topic}, partition {partition}: cannot be read from offset {begin}: {error.args[0].str()}; see "
+                    "twin ops status"
+                ) from error
+    return False
 
 
 def _library(partition: int, fingerprint: str | None, releases: Releases) -> Library:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -25,10 +27,17 @@ from streams.operations.status import Stands, misfits, status
 from streams.settings import Settings
 
 SNAPSHOT = "dump.rdb"
+LOG = "redis.log"
 SAVED_WITHIN_S = 600.0
 LOADED_WITHIN_S = 600.0
 LOOK_EVERY_S = 0.1
 BLOCK = 1 << 20
+# It names every patient: for nobody but who runs this.
+FILE_MODE, FOLDER_MODE = 0o600, 0o700
+# Between the last byte of a file and Redis's word that it is saved, whole seconds and the disk's own haste.
+SLACK_S = 2.0
+# What Redis complains of, once it has begun; what it warns of before is about the machine.
+COMPLAINT = re.compile(r"^\d+:M .*? # (?!WARNING)(.+?)\.?$", re.MULTILINE)
 
 
 class Saved(NamedTuple):
@@ -36,7 +45,7 @@ class Saved(NamedTuple):
 
     Attributes:
         server_file: Where Redis wrote it, on its machine.
-        copy: Where it was copied to; None when Redis's file cannot be seen from here.
+        copy: Where it was copied to; None when Redis's file cannot be seen from here, or what is seen is another.
         bytes: Of the copy.
         sha256: Of the copy, hex.
     """
@@ -45,6 +54,20 @@ class Saved(NamedTuple):
     copy: str | None
     bytes: int
     sha256: str
+
+
+class Written(NamedTuple):
+    """What Redis says of the snapshot it has just written.
+
+    Attributes:
+        file: On its machine.
+        ended_s: When it was done, s since 1970 by its clock.
+        took_s: How long it wrote.
+    """
+
+    file: Path
+    ended_s: float
+    took_s: float
 
 
 class Looked(NamedTuple):
@@ -70,7 +93,7 @@ def save(settings: Settings, directory: Path) -> Saved:
 
     Args:
         settings: Of the service.
-        directory: Takes the copy; made when missing. A snapshot there already is left alone.
+        directory: Takes the copy; made, for nobody else to read, when missing. A snapshot there already is left alone.
 
     Raises:
         OperationError: Redis cannot write it, or there is one already.
@@ -85,11 +108,11 @@ def save(settings: Settings, directory: Path) -> Saved:
             "look at the whole after restoring, twin ops status"
         )
     written = asyncio.run(_save(settings))
-    if not written.is_file():
-        return Saved(str(written), None, 0, "")
-    directory.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(written, target)
-    return Saved(str(written), str(target), target.stat().st_size, _sha256(target))
+    if not _is_there(written):
+        return Saved(str(written.file), None, 0, "")
+    directory.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+    _copy(written.file, target)
+    return Saved(str(written.file), str(target), target.stat().st_size, _sha256(target))
 
 
 def look(settings: Settings, directory: Path) -> Looked:
@@ -108,14 +131,14 @@ def look(settings: Settings, directory: Path) -> Looked:
         raise OperationError(f"{file} is not there; twin ops backup {directory} makes it")
     port = free_ports(1)[0]
     scratch = directory / ".look"
-    scratch.mkdir(exist_ok=True)
+    scratch.mkdir(FOLDER_MODE, exist_ok=True)
     try:
         configuration = scratch / "redis.conf"
         # Without the append-only file: with it Redis makes an empty one and does not read the snapshot.
         configuration.write_text(
             f'bind {LOOPBACK}\nport {port}\ndir {directory.resolve()}\ndbfilename {SNAPSHOT}\nappendonly no\nsave ""\n'
         )
-        process = Process("Redis", (str(redis_server(scratch)), str(configuration)), scratch / "redis.log")
+        process = Process("Redis", (str(redis_server(scratch)), str(configuration)), scratch / LOG)
         process.start()
         try:
             url = f"redis://{LOOPBACK}:{port}/0"
@@ -125,7 +148,10 @@ def look(settings: Settings, directory: Path) -> Looked:
         finally:
             process.stop(10.0)
     except ProcessError as error:
-        raise OperationError(f"{file} cannot be loaded: {error}") from error
+        raise OperationError(
+            f"{file} cannot be loaded: {_complaint(scratch / LOG) or str(error).splitlines()[0]}; it is damaged, or "
+            "of a newer Redis: fetch the copy again, or make another backup in another folder"
+        ) from error
     finally:
         shutil.rmtree(scratch)
     wrong: list[tuple[int | None, str]] = [
@@ -139,7 +165,7 @@ def look(settings: Settings, directory: Path) -> Looked:
     return Looked(str(file), file.stat().st_size, _sha256(file), found.partitions, tuple(wrong))
 
 
-async def _save(settings: Settings) -> Path:
+async def _save(settings: Settings) -> Written:
     redis = settings.redis
     client: Any = connect(redis.url, **redis.client_arguments())
     try:
@@ -161,7 +187,11 @@ async def _save(settings: Settings) -> Path:
                 raise OperationError(f"Redis has not written its snapshot after {SAVED_WITHIN_S:g} s")
             await asyncio.sleep(LOOK_EVERY_S)
         where = {**await client.config_get("dir"), **await client.config_get("dbfilename")}
-        return Path(str(where["dir"])) / str(where["dbfilename"])
+        return Written(
+            Path(str(where["dir"])) / str(where["dbfilename"]),
+            float(about["rdb_last_save_time"]),
+            float(about["rdb_last_bgsave_time_sec"]),
+        )
     except (RedisError, OSError) as error:
         raise unavailable(error) from error
     finally:
@@ -183,6 +213,37 @@ async def _loaded(url: str, process: Process) -> None:
         raise OperationError(f"the snapshot is not loaded after {LOADED_WITHIN_S:g} s")
     finally:
         await client.aclose()
+
+
+def _is_there(written: Written) -> bool:
+    """Whether the file is seen from here, and is the one just written: another machine may have one of that name."""
+    if not written.file.is_file():
+        return False
+    before_end_s = written.ended_s - written.file.stat().st_mtime
+    return -SLACK_S <= before_end_s <= written.took_s + SLACK_S
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy aside, for nobody else to read, and rename: under its own name a copy is always whole."""
+    aside = target.with_name(f".{target.name}.part")
+    aside.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as content, source.open("rb") as original:
+            shutil.copyfileobj(original, content, BLOCK)
+            content.flush()
+            os.fsync(content.fileno())
+        aside.rename(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _complaint(log: Path) -> str:
+    """What Redis complained of first; empty when of nothing."""
+    if not log.is_file():
+        return ""
+    found = COMPLAINT.search(log.read_text(encoding="utf-8", errors="replace"))
+    return "" if found is None else found[1]
 
 
 def _sha256(file: Path) -> str:

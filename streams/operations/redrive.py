@@ -15,11 +15,12 @@ from streams.adapters.log_reader import LogReader
 from streams.adapters.raw_records import sendable
 from streams.adapters.record_sender import BACKFILL, RecordSender
 from streams.adapters.topics import read_topics
-from streams.codec import Accepted, Decoder, Refusal, partition_of
+from streams.codec import Accepted, Refusal, decode_under, partition_of
 from streams.operations import OperationError
 from streams.ports import RawRecord
+from streams.releases import Releases, load_releases
 from streams.settings import Settings
-from twinstate.library import Library, load_library
+from twinstate.policy import Policy
 from twinstate.types import NS_PER_HOUR
 
 # Headers the service added to a refused record.
@@ -79,7 +80,7 @@ def redrive(
         LogError: Kafka does not answer.
     """
     topics = read_topics(settings.paths.topics)
-    library = load_library(settings.paths.library)
+    releases = load_releases(settings.paths.library)
     now = time.time_ns()
     letters: list[Letter] = []
     seen: set[tuple[bytes, bytes]] = set()
@@ -88,7 +89,7 @@ def redrive(
             _, end = log.bounds(partition)
             for stretch in log.read(partition, end, settings.kafka.batch_max_records):
                 for raw in stretch.records:
-                    letter = judge_letter(raw, library, topics.partitions, now)
+                    letter = judge_letter(raw, releases, topics.partitions, now)
                     if reasons and letter.reason not in reasons:
                         continue
                     if places and (letter.partition, letter.offset) not in places:
@@ -108,12 +109,12 @@ def redrive(
     return Redriven(tuple(letters), _send(settings, topics.names.records, chosen) if send else 0)
 
 
-def judge_letter(raw: RawRecord, library: Library, partitions: int, now: int) -> Letter:
+def judge_letter(raw: RawRecord, releases: Releases, partitions: int, now: int) -> Letter:
     """Say what is to become of one dead letter.
 
     Args:
         raw: From the dead-letter topic.
-        library: Of the workers.
+        releases: Of the workers; what one of them reads may succeed.
         partitions: Of the input topic.
         now: Wall clock, UTC ns: the broker's stamp on a record sent now, about.
     """
@@ -122,8 +123,8 @@ def judge_letter(raw: RawRecord, library: Library, partitions: int, now: int) ->
     key, value = raw.key or b"", raw.value or b""
     own = tuple((name, content) for name, content in raw.headers if not name.startswith(ADDED))
     right = partition_of(key, partitions) if key else 0
-    decoded = Decoder(library, right, partitions).decode(RawRecord(0, now, key, value, own))
-    why = _why_not(decoded, reason, own, library, now)
+    decoded = decode_under(releases.every(), RawRecord(0, now, key, value, own), right, partitions)
+    why = _why_not(decoded, reason, own, releases.first.policy, now)
     first = isinstance(decoded, Accepted) and decoded.entry.revision == 0 and decoded.entry.kind != "wearable"
     return Letter(
         partition=_number(told, "twin-error-partition"),
@@ -140,14 +141,14 @@ def judge_letter(raw: RawRecord, library: Library, partitions: int, now: int) ->
 
 
 def _why_not(
-    decoded: Accepted | Refusal, reason: str, own: Sequence[tuple[str, bytes]], library: Library, now: int
+    decoded: Accepted | Refusal, reason: str, own: Sequence[tuple[str, bytes]], policy: Policy, now: int
 ) -> str:
     if isinstance(decoded, Refusal):
         return f"would be refused again, {decoded.reason}: {decoded.text}"
     entry = decoded.entry
     if not all(sendable(name) for name, _ in own):
         return "the name of one of its headers cannot be sent: have its sender name it in UTF-8 without NUL"
-    if entry.event_time > now + round(library.policy.future_h * NS_PER_HOUR):
+    if entry.event_time > now + round(policy.future_h * NS_PER_HOUR):
         return "would be refused again, future: its event time still lies ahead"
     if reason == "late" and entry.kind == "wearable":
         return "would be refused again, late: 12 h is the limit for wearables, history or not"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from tests.integration.operators import (
     theophylline,
     ward,
 )
+from tests.streams.releases import theophylline_later
 
 # kafka-python reads its own data files in a way Python 3.11 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
@@ -175,6 +177,18 @@ def test_state_as_json_is_the_answer_of_the_api(asking: Line) -> None:
         (["export", VOLUNTEER, "--out", "twin.xlsx"], "rows are written as .csv"),
         (["twins", "--state", "asleep"], "there is no state 'asleep'"),
         (["drugs", "show", "aspirin"], "there is no drug or model 'aspirin'"),
+        *(
+            (
+                [*words, "p\udcff"],
+                r"the pseudonym 'p\udcff' has the character '\udcff'; it must have 1 to 128",
+            )
+            for words in (["forget"], ["rebuild"], ["state"], ["ops", "verify"], ["export"])
+        ),
+        (["trace", "adm-1", "--patient", "p 1"], "the pseudonym 'p 1' has the character ' '"),
+        (["state", "p\n"], r"the pseudonym 'p\n' has the character '\n'"),
+        (["state", "p" * 129], "the pseudonym has 129 characters; it must have 1 to 128"),
+        (["trace", "x\udcff"], r"the id 'x\udcff' has the character '\udcff'"),
+        (["forget", ""], "the pseudonym is empty"),
         (["validate", "/nowhere.ndjson"], "/nowhere.ndjson: No such file"),
         (["--settings", "/nowhere.yaml", "risks"], "/nowhere.yaml: cannot be read"),
     ],
@@ -252,6 +266,44 @@ def test_publish_keeps_bad_lines_back_unless_told_otherwise(
     assert "line 2: unknown_drug" in line.told
     line("publish", "-", "--unchecked", given=bad, status=1)
     assert len(list(read_all(connection, topics.names.records, 2))) == 2
+
+
+def test_nobody_is_erased_by_publish_whatever_it_is_told(
+    line: Line, topics: Topics, connection: dict[str, str]
+) -> None:
+    erasing = json.dumps({**json.loads(GOOD[0]), "kind": "forget", "id": "erase-him", "payload": {}})
+    line("publish", "-", "--unchecked", given=f"{erasing}\n{GOOD[0]}\n", status=1)
+    assert "line 1: wrong_schema: erasure is an operator's act" in line.told
+    # Of one patient, so in one partition, in the order sent.
+    assert [m.value().decode() for m in read_all(connection, topics.names.records, 1)] == [GOOD[0]]
+
+
+def test_erasing_that_nobody_has_applied_yet_names_the_record_to_look_for(
+    line: Line, redis_server: EmbeddedRedis, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Filler(redis_server.url, group).apply(theophylline(VOLUNTEER))
+    monkeypatch.setattr("streams.operations.forget.APPLIED_WITHIN_S", 0.5)
+    line("forget", VOLUNTEER, "--send", status=1)
+    assert re.search(r"start a worker .*twin trace forget-[0-9a-f]{16} tells .*`future`", line.told)
+
+
+def test_a_drug_that_only_a_release_knows_can_be_sent_and_sent_again(
+    line: Line, topics: Topics, connection: dict[str, str], tmp_path: Path
+) -> None:
+    line.environment["TWIN_PATHS__LIBRARY"] = str(theophylline_later(tmp_path / "config"))
+    assert line("validate", "-", given=GOOD[1]) == ""
+    assert "published 1 (" in line("publish", "-", given=GOOD[1])
+    refused = {
+        "twin-error-class": "unknown_drug",
+        "twin-error-partition": "0",
+        "twin-error-offset": "0",
+    }
+    producer = Producer(connection)
+    producer.produce(topics.names.dead_letters, value=GOOD[1], key=b"p-1", headers=list(refused.items()))
+    assert producer.flush(10) == 0
+    assert line.json("ops", "redrive", "--send")["sent"] == 1
+    sent = list(read_all(connection, topics.names.records, 2))
+    assert [m.value().decode() for m in sent] == [GOOD[1]] * 2
 
 
 def send(connection: dict[str, str], topic: str, partition: int, value: bytes, **headers: str) -> None:

@@ -22,9 +22,9 @@ from confluent_kafka import Message
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from streams.adapters.mqtt_bridge import CUT_HEADER, TOPIC_HEADER
+from streams.adapters.mqtt_bridge import CUT_HEADER
 from streams.adapters.topics import Topics, create_topics, read_topics
-from streams.codec import LARGEST_RECORD, partition_of
+from streams.codec import LARGEST_RECORD, MQTT_TOPIC_HEADER, partition_of
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.embedded.mosquitto import EmbeddedMosquitto, MissingMosquittoError, Tls
 from streams.embedded.ports import free_ports
@@ -191,7 +191,7 @@ def test_each_message_becomes_a_record_of_its_patient_byte_for_byte(site: Site, 
         key = json.loads(message.value() or b"")["patient"].encode()
         assert message.key() == key
         assert message.partition() == partition_of(key, site.ward.topics.partitions)
-        assert message.headers() == [(TOPIC_HEADER, TOPIC.encode())]
+        assert message.headers() == [(MQTT_TOPIC_HEADER, TOPIC.encode())]
     page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     figures = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
     assert float(figures["twin_mqtt_acknowledged_total"]) == len(sent)
@@ -206,12 +206,14 @@ def test_bad_payloads_become_dead_letters_with_reason_mqtt_topic_and_their_own_b
     good = next(r.value for r in stream.in_order if b'"kind":"patient"' in r.value)
     unit = json.loads(good)
     unit["payload"]["covariates"]["weight"]["unit"] = "stone"
+    erasing = {**unit, "kind": "forget", "id": "erase-him", "payload": {}}
     bad = {
         b"": "empty",
         b"on fire": "not_json",
         b"\xff\xfe\x00": "not_json",
         b'{"id":"x"}': "wrong_schema",
         json.dumps(unit).encode(): "unknown_unit",
+        json.dumps(erasing).encode(): "wrong_schema",
         good + b" " * 100_000: "too_large",
     }
     bridge = site.bridge()
@@ -229,7 +231,7 @@ def test_bad_payloads_become_dead_letters_with_reason_mqtt_topic_and_their_own_b
     told = {}
     for letter in letters:
         headers: dict[str, Any] = dict(letter.headers() or [])
-        assert headers[TOPIC_HEADER] == b"twin/records/ward-3/broken"
+        assert headers[MQTT_TOPIC_HEADER] == b"twin/records/ward-3/broken"
         assert headers["twin-error-message"]
         told[letter.value() or b""] = headers["twin-error-class"].decode()
         if CUT_HEADER in headers:

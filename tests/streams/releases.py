@@ -42,6 +42,14 @@ def rewritten(folder: Path, name: str, change: Callable[[dict[str, Any]], object
     path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+def theophylline_later(target: Path) -> Path:
+    """A copy of the library without theophylline, and the release `later` that brings it."""
+    config = config_with(target, later=lambda _: None)
+    for path in (config / "drugs").glob("theophylline*"):
+        path.unlink()
+    return config
+
+
 def stricter(folder: Path) -> None:
     """Vancomycin's alarm at three quarters of the exposure, as another version of the threshold."""
     rewritten(

@@ -8,6 +8,7 @@ import random
 import msgspec
 import pytest
 
+from streams.codec import MQTT_TOPIC_HEADER, Decoder, Refusal
 from streams.ndjson import Checker
 from streams.ports import RawRecord
 from tests.streams.logs import ADMISSION, Sent, dose, level, logged, regimen, send, ward
@@ -105,6 +106,19 @@ def test_forgetting_cannot_be_cancelled_and_is_no_act_of_a_sender() -> None:
     line = Checker(LIBRARY).check(1, FORGET.value)
     assert line.refusal is not None
     assert "twin forget" in line.refusal.text
+
+
+def test_a_device_erases_nobody_worker_and_oracle_refuse_what_came_over_mqtt() -> None:
+    *before, erasing = logged([*overdosed(), FORGET])
+    erasing = erasing._replace(headers=((MQTT_TOPIC_HEADER, b"twin/records/ward-3/watch"),))
+    log = [*before, erasing]
+    account = foretold(log)
+    check(piped(log, 5), account)
+    assert account.counts["dead_letters.wrong_schema"] == 1
+    assert document(account.twins["p-1"]).state != "forgotten"
+    refused = Decoder(LIBRARY, None, 1).decode(erasing)
+    assert isinstance(refused, Refusal)
+    assert "erasing is an operator's act, twin forget PATIENT" in refused.text
 
 
 def test_a_time_ahead_of_the_brokers_clock_erases_nothing() -> None:

@@ -13,13 +13,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from streams.adapters.mqtt_bridge import (
     CUT_HEADER,
-    TOPIC_HEADER,
     LostRecordError,
     MqttBridge,
     TakenOverError,
     Where,
 )
-from streams.codec import LARGEST_RECORD
+from streams.codec import LARGEST_RECORD, MQTT_TOPIC_HEADER
 
 NOWHERE = Where("127.0.0.1", 1, "twin/#", "test", None, None, None, 60, 10, 30, 1)
 
@@ -112,7 +111,7 @@ def test_what_names_no_patient_goes_on_unchanged_without_a_key(bridge: MqttBridg
     came(bridge, 1, payload)
     (sent,) = bridge._producer.taken  # type: ignore[attr-defined]
     assert (sent["key"], sent["value"]) == (None, payload)
-    assert sent["headers"] == [(TOPIC_HEADER, b"twin/records/watch")]
+    assert sent["headers"] == [(MQTT_TOPIC_HEADER, b"twin/records/watch")]
     assert bridge.figures.unnamed == 1
 
 

@@ -14,11 +14,12 @@ from streams.operations.redrive import Letter, judge_letter
 from streams.operations.status import Expected, Stands, needs
 from streams.operations.verify import compare_twins
 from streams.ports import RawRecord, StoredTwin
+from streams.releases import Releases, load_releases
 from streams.simulation.wire import DemoRecord, Sender, utc
-from twinstate.library import load_library
+from tests.streams.releases import theophylline_later
 from twinstate.types import NS_PER_HOUR
 
-LIBRARY = load_library(Path(__file__).parents[2] / "config")
+RELEASES = load_releases(Path(__file__).parents[2] / "config")
 PARTITIONS = 4
 NOW = utc("2026-03-10T08:00:00Z")
 SENDER = Sender("p-1", "ward-3")
@@ -42,7 +43,7 @@ WELL = Stands(
 EXPECTED = Expected(("f",), 2, 100)
 
 
-def letter(record: DemoRecord, reason: str, **headers: bytes) -> Letter:
+def letter(record: DemoRecord, reason: str, releases: Releases = RELEASES, **headers: bytes) -> Letter:
     added = {
         "twin-error-class": reason.encode(),
         "twin-error-message": b"a sentence",
@@ -53,7 +54,7 @@ def letter(record: DemoRecord, reason: str, **headers: bytes) -> Letter:
     }
     own = tuple((name.replace("_", "-"), content) for name, content in headers.items())
     raw = RawRecord(5, NOW, record.patient.encode(), record.value, (*own, *added.items()))
-    return judge_letter(raw, LIBRARY, PARTITIONS, NOW)
+    return judge_letter(raw, releases, PARTITIONS, NOW)
 
 
 def test_an_idle_partition_with_nothing_to_do_needs_nobody() -> None:
@@ -108,6 +109,14 @@ def test_what_would_be_refused_again_is_not_sent_and_says_so() -> None:
         assert not found.send
         assert not found.backfill
         assert why in found.why
+
+
+def test_what_only_a_release_reads_is_sent_again(tmp_path: Path) -> None:
+    releases = load_releases(theophylline_later(tmp_path / "config"))
+    dose = SENDER.dose(NOW - 100 * NS_PER_HOUR, "dose-3", "theophylline", 320, "oral")
+    assert letter(dose, "unknown_drug", releases).send
+    unknown = DemoRecord("p-1", 0, dose.value.replace(b'"theophylline"', b'"theophyline"'))
+    assert "unknown_drug" in letter(unknown, "unknown_drug", releases).why
 
 
 def test_a_future_record_whose_time_has_come_is_sent_and_a_wearable_never_as_history() -> None:

@@ -20,6 +20,21 @@ def test_the_runbook_names_the_commands_of_operations() -> None:
         assert any(command.startswith(f"twin ops {name}") for command in COMMANDS)
 
 
+def test_the_first_sentence_of_ops_help_tells_of_every_command() -> None:
+    group = typer.main.get_command(app).commands["ops"]  # type: ignore[attr-defined]
+    first = group.help.split(". ")[0]
+    words = {
+        "status": "how partitions stand",
+        "verify": "verify twins",
+        "redrive": "send refused records again",
+        "fence": "fence an owner",
+        "activate": "activate a release",
+        "backup": "back up Redis",
+    }
+    assert set(group.commands) == set(words)
+    assert [name for name, told in words.items() if told not in first] == []
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_runbook_is_understood(command: str) -> None:
     root = typer.main.get_command(app)

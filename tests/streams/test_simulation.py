@@ -19,6 +19,7 @@ from streams.ndjson import read_lines
 from streams.oracle import Oracle
 from streams.pipeline import Pipeline
 from streams.ports import RawRecord
+from streams.releases import Releases
 from streams.simulation.dice import Dice, wandering
 from streams.simulation.pace import AS_FAST_AS_POSSIBLE, check_pace, paced
 from streams.simulation.stream import Plan, PlanError, Stream, simulate
@@ -84,7 +85,7 @@ def test_two_plans_never_give_one_record_two_bodies() -> None:
 
 
 def test_every_record_is_one_the_worker_takes() -> None:
-    lines = list(read_lines((a.record.value for a in ward().arrivals), LIBRARY))
+    lines = list(read_lines((a.record.value for a in ward().arrivals), Releases(LIBRARY)))
     assert [line.refusal for line in lines if line.refusal is not None] == []
     assert len(lines) > 5000
 

@@ -122,6 +122,29 @@ def test_worker_without_the_activated_library_ends_with_78_and_goes_on_once_it_h
     require_invariants(ward)
 
 
+def test_library_in_effect_is_activated_once_more_when_another_waits_before_it_in_the_log(
+    ward: SmallWard,
+) -> None:
+    worker = ward.start()
+    ward.tell(disturbed().arrival[:40])
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    under = fingerprints(ward)
+    worker.kill()
+    twin(ward, "ops", "activate", "stricter", "--send")
+    done = twin(ward, "ops", "activate", "first", "--send")
+    assert len(done["places"]) == ward.topics.partitions
+    worker.start()
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    assert fingerprints(ward) == under
+    # The log ends in the marker of a transaction by now, which is no record that waits.
+    said = twin(ward, "ops", "activate", "first", "--send", status=2)
+    assert "in effect in every partition already" in said
+
+
+def fingerprints(ward: SmallWard) -> list[str]:
+    return [one["fingerprint"] for one in twin(ward, "ops", "status")["partitions"]]
+
+
 def test_release_that_may_not_follow_or_is_not_there_is_refused_before_anything_is_sent(
     ward: SmallWard, tmp_path: Path
 ) -> None:

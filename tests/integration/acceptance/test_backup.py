@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import redis
 
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.embedded.redis import redis_server
+from streams.operations import backup
+from streams.settings import Settings
 from tests.integration.acceptance.invariants import require_invariants
 from tests.integration.acceptance.records import disturbed
 from tests.integration.acceptance.test_activation import twin
@@ -72,6 +77,9 @@ def test_snapshot_restored_after_redis_was_lost_becomes_the_bytes_before_and_tel
     # While a worker writes.
     found = twin(ward, "ops", "backup", str(tmp_path / "backup"))
     assert found["wrong"] == []
+    for path, mode in ((tmp_path / "backup", 0o700), (tmp_path / "backup" / "dump.rdb", 0o600)):
+        assert stat.S_IMODE(path.stat().st_mode) == mode, path
+    assert [path.name for path in (tmp_path / "backup").iterdir()] == ["dump.rdb"]
     telling.done()
     wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
     before = ward.outcome()
@@ -110,5 +118,39 @@ def test_snapshot_that_could_not_be_restored_says_why(
     again = twin(ward, "ops", "backup", str(tmp_path / "odd"), status=2)
     assert "exists; give every backup a folder of its own" in again
     (empty / "dump.rdb").write_bytes(b"REDIS0011 torn")
-    assert "cannot be loaded" in twin(ward, "ops", "backup", str(empty), "--check", status=2)
+    said = twin(ward, "ops", "backup", str(empty), "--check", status=2)
+    assert "dump.rdb cannot be loaded: Short read or OOM loading DB" in said
+    assert said.count("\n") == 1
     assert "is not there" in twin(ward, "ops", "backup", str(tmp_path / "nowhere"), "--check", status=2)
+
+
+def test_file_of_that_name_that_redis_did_not_just_write_is_not_copied(
+    fragile: tuple[SmallWard, EmbeddedRedis], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, _ = fragile
+    save = backup._save
+
+    async def on_another_machine(settings: Settings) -> backup.Written:
+        written = await save(settings)
+        hour_old = written.ended_s - 3600
+        os.utime(written.file, (hour_old, hour_old))
+        return written
+
+    monkeypatch.setattr(backup, "_save", on_another_machine)
+    said = twin(ward, "ops", "backup", str(tmp_path / "stale"), status=2)
+    assert "a file of that name here is not the one just written" in said
+    assert not (tmp_path / "stale").exists()
+
+
+def test_copy_that_breaks_off_leaves_nothing_that_looks_like_a_snapshot(
+    fragile: tuple[SmallWard, EmbeddedRedis], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, _ = fragile
+
+    def full(source: object, target: BinaryIO, length: int) -> None:
+        target.write(b"REDIS0011")
+        raise OSError(28, "No space left on device", "dump.rdb")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    assert "No space left" in twin(ward, "ops", "backup", str(tmp_path / "full"), status=2)
+    assert list((tmp_path / "full").iterdir()) == []
