@@ -313,8 +313,9 @@ class PartitionProcessor:
 
     async def _handle(self, pipeline: Pipeline, lease: Lease, batch: Fetched) -> None:
         self.status.alive("updating")
-        decoded = await asyncio.to_thread(pipeline.decode, batch.records)
         for _ in range(MOST_CONFLICTS):
+            # Each time: after a conflict the partition may stand under another library than before.
+            decoded = await asyncio.to_thread(pipeline.decode, batch.records)
             outcome = await self._compute(pipeline, decoded)
             answer, repeated = await self._apply(lease, batch, outcome)
             if answer.verdict is Verdict.AHEAD and repeated and answer.position == batch.end:

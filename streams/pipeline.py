@@ -162,7 +162,8 @@ class Pipeline:
 
         Args:
             batch: From `decode`.
-            progress: Called after each record: a batch may be long work, and its watchdog must know that it goes on.
+            progress: Called before each record and each twin: a batch may be long work, and its watchdog must know that
+                it goes on.
         """
         outgoing: list[Outgoing] = []
         counts: Counter[str] = Counter()
@@ -204,13 +205,18 @@ class Pipeline:
                 counts[f"events.{transition.type}"] += 1
         self._stored.update(changed)
         counts["records"] = len(batch.records)
-        documents = {patient: self._twins[patient].describe(self.rules) for patient in changed}
+        twins, standing, index = {}, {}, {}
+        for patient in changed:
+            progress()  # these may be all the partition's twins
+            twin = self._twins[patient]
+            document, memory = twin.describe(self.rules)
+            twins[patient] = StoredTwin(encode(document), encode(memory))
+            standing[patient] = standing_episodes(twin, self.rules)
+            index[patient] = index_row(document, memory)
         return BatchOutcome(
-            twins={
-                p: StoredTwin(encode(document), encode(memory)) for p, (document, memory) in documents.items()
-            },
-            standing={p: standing_episodes(self._twins[p], self.rules) for p in changed},
-            index={p: index_row(*described) for p, described in documents.items()},
+            twins=twins,
+            standing=standing,
+            index=index,
             outgoing=outgoing,
             counts=dict(counts),
             trace=b"\n".join(msgspec.json.encode(line) for line in trace),

@@ -183,9 +183,11 @@ class Queries:
         positions: list[answers.Position] = []
         for partition in range(self.partitions):
             meta, index = await self.reader.read_index(partition)
+            here = self._position(partition, 0 if meta is None else meta.position)
+            if meta is not None or here.rolled_back:
+                positions.append(here)
             if meta is None:
                 continue
-            positions.append(self._position(partition, meta.position))
             drugs = self.rules_of(meta.fingerprint).library.drugs
             rows += [read_row(content, drugs) for content in index.values()]
         return rows, tuple(positions)

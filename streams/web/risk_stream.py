@@ -6,6 +6,7 @@ it stood (`Last-Event-ID`). Who reads too slowly is cut off: the events wait in 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Protocol
@@ -20,6 +21,7 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from streams.adapters.risk_feed import FeedAwayError, FeedLostError, Told
+from streams.ports import StoreUnavailableError
 from streams.queries import Queries
 from streams.web.problems import ProblemError
 
@@ -27,6 +29,7 @@ PING_EVERY_S = 15
 # A listener that takes nothing of an event for so long is cut off.
 CUT_AFTER_S = 10.0
 COMES_BACK_AFTER_MS = 2_000
+BEGINS_AGAIN_AFTER_S = 2.0
 _PLACE = re.compile(r"[0-9]{1,18}(-[0-9]{1,18})*")
 
 log = structlog.get_logger()
@@ -115,7 +118,11 @@ class _Listener:
         episodes = [episode for part in answer.partitions for episode in part.episodes]
         self._known = {str(one["episode"]): int(one["revision"]) for one in episodes}
         await self._open({part.partition: part.risk_topic_offset for part in answer.partitions})
-        return self._event("standing", msgspec.json.encode({"episodes": episodes}).decode())
+        standing = {
+            "episodes": episodes,
+            "rolled_back": any(part.rolled_back for part in answer.partitions),
+        }
+        return self._event("standing", msgspec.json.encode(standing).decode())
 
     async def go_on(self, place: dict[int, int]) -> ServerSentEvent:
         """Read on from where the listener stood."""
@@ -131,8 +138,10 @@ class _Listener:
                     async for event in self._heard():
                         yield event
                 except FeedLostError:
+                    # What stands may point to a place that is gone as well, where nothing was published since.
+                    await asyncio.sleep(BEGINS_AGAIN_AFTER_S)
                     yield await self.begin()
-        except FeedAwayError as error:
+        except (FeedAwayError, StoreUnavailableError) as error:
             yield ServerSentEvent(comment=f"{error}; come again")
         finally:
             await self.close()

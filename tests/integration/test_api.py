@@ -385,6 +385,9 @@ def test_answer_older_than_one_given_before_says_so(own: tuple[Filler, Browser])
     answer = browser.get(f"/v1/twins/{VOLUNTEER}")
     assert problem(answer) == (503, "store-unavailable")
     assert "read again from the log" in answer.json()["detail"]
+    listed = browser.json("/v1/twins")
+    assert listed["twins"] == []
+    assert [one["rolled_back"] for one in listed["positions"]] == [True]
 
     again = Filler(filler.url, filler.group)
     again.apply(records[:3])

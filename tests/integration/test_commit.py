@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import redis
 
-from streams.adapters.redis_store import RedisStore, StoreLimits, connect
+from streams.adapters.redis_rebuild import RebuildStore, Rows
+from streams.adapters.redis_store import StoreLimits, connect
 from streams.embedded import EmbeddedRedis
 from streams.ports import (
     Answer,
@@ -34,7 +36,7 @@ class Desk:
     def __init__(self, url: str, limits: StoreLimits = LIMITS) -> None:
         self.runner = asyncio.Runner()
         self.client = connect(url)
-        self.store = RedisStore(self.client, "ward", limits)
+        self.store = RebuildStore(self.client, "ward", limits)
 
     def close(self) -> None:
         self.runner.run(self.store.close())
@@ -58,6 +60,12 @@ class Desk:
         versions: dict[str, int] | None = None,
     ) -> Answer:
         return self.runner.run(self.store.apply(lease, begin, end, outcome or BatchOutcome(), versions or {}))
+
+    def rewrite(
+        self, lease: Lease, position: int, fingerprint: str, twins: dict[str, StoredTwin | None]
+    ) -> Answer:
+        rows = {p: b"" if one is None else msgspec.msgpack.encode(one) for p, one in twins.items()}
+        return self.runner.run(self.store.rewrite(lease, position, fingerprint, Rows(rows, {}, {}), []))
 
     def ack(self, lease: Lease, last_id: str, topic_position: int | None = None) -> bool:
         return self.runner.run(self.store.ack(lease, "risk", last_id, topic_position))
@@ -163,7 +171,7 @@ def test_batch_applied_twice_answers_ahead_and_changes_nothing(desk: Desk, redis
             6,
             BatchOutcome(twins={"new": twin(9), "p1": twin(9)}, outgoing=[risk("5-1")]),
             {"p1": 7},
-            Answer(Verdict.CONFLICT, 5, "twin p1 has version 1, not 7"),
+            Answer(Verdict.CONFLICT, 5, "twin 2 of 2 in the batch has version 1, not 7"),
         ),
         (
             5,
@@ -233,6 +241,15 @@ def test_activation_sets_the_library_with_the_twins_and_an_owner_must_have_it_fr
     claim = Claim(1, "b", "instance-b", "f1", ("f0", "f2"))
     again = desk.runner.run(desk.store.acquire(PARTITION, claim, 0))
     assert (again.fingerprint, again.position) == ("f2", 6)
+
+
+def test_activation_may_bring_back_a_twin_that_a_rebuild_took_away(desk: Desk) -> None:
+    lease = desk.acquire()
+    desk.apply(lease, 0, 5, BatchOutcome(twins={"p1": twin(1), "p2": twin(1)}))
+    assert desk.rewrite(lease, 5, "f1", {"p2": None}).verdict is Verdict.OK
+    assert desk.recall("p1", "p2") == {"p1": Recalled(twin(1), 1), "p2": Recalled(None, 2)}
+    outcome = BatchOutcome(twins={"p1": twin(2), "p2": twin(2)}, under="f1", fingerprint="f2")
+    assert desk.apply(lease, 5, 6, outcome, {"p1": 1, "p2": 2}) == Answer(Verdict.OK, 6)
 
 
 def test_batch_larger_than_the_outbox_limit_fits_an_empty_outbox(desk: Desk) -> None:

@@ -152,6 +152,23 @@ def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
 
         @rule(
             pick=LEASES,
+            shift=st.sampled_from([0, 0, 0, 0, -1, 1]),
+            changed=PATIENT_SETS,
+            gone=PATIENT_SETS,
+            library=st.sampled_from(LIBRARIES),
+        )
+        def rewrite(self, pick: int, shift: int, changed: set[str], gone: set[str], library: str) -> None:
+            if not self.leases:
+                return
+            lease = self.leases[max(0, len(self.leases) - 1 - pick)]
+            position = max(0, (self.model.held.position or 0) + shift)
+            values = {patient: None if patient in gone else twin(position) for patient in sorted(changed)}
+            answer = self.desk.rewrite(lease, position, library, values)
+            expected = self.model.rewrite(lease, position, library, values)
+            assert (answer.verdict, answer.position) == (expected.verdict, expected.position)
+
+        @rule(
+            pick=LEASES,
             name=st.sampled_from(OUTBOXES),
             last=IDS,
             topic=st.none() | st.integers(0, 50),
@@ -187,8 +204,8 @@ def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
                 as_text(held.marks[name]) for name in OUTBOXES
             )
             assert meta.risk_topic_position == (held.topic_next["risk"] or 0)
-            assert {p: tuple(stored) for p, stored in found.items() if stored.twin} == held.twins
-            assert run(store.patients(PARTITION)) == sorted(held.twins)
+            assert {p: tuple(stored) for p, stored in found.items() if stored.version} == held.twins
+            assert run(store.patients(PARTITION)) == sorted(held.patients)
             for name in OUTBOXES:
                 waiting = run(store.pending(PARTITION, name, 100))
                 assert [one.id for one in waiting] == [

@@ -134,13 +134,21 @@ def test_first_of_two_workers_with_one_instance_id_exits_75(ward: Ward) -> None:
 @pytest.mark.faults
 def test_paused_worker_finds_itself_replaced_and_does_no_harm(ward: Ward) -> None:
     zombie, other = ward.worker("w1"), ward.worker("w2")
+    for worker in (zombie, other):
+        wait_until(lambda: '"acquired"' in worker.log.read_text(), 60, "acquired", [zombie, other])  # noqa: B023
     ward.send(500)
     ward.settle()
+    sending = ward.sending(8_000, pause_s=0.002)
+    before = ward.applied()
+    wait_until(lambda: ward.applied() >= before + 200, 60, "at work", [zombie, other])
     zombie.pause()
-    ward.send(500)
-    ward.settle(60)  # the other one has taken over
+    stands = [ward.position(number) for number in range(ward.topics.partitions)]
+    wait_until(
+        lambda: all(ward.position(number) > at for number, at in enumerate(stands)), 60, "taken over", [other]
+    )
+    assert not sending.done_by_now()
     zombie.resume()
-    sending = ward.sending(1_000, pause_s=0.002)
+    wait_until(lambda: '"fenced"' in zombie.log.read_text(), 60, "fenced", [zombie, other])
     sending.done()
     ward.settle(60)
     assert zombie.running

@@ -140,7 +140,7 @@ class Processor:
         wanted = {record.patient for record in records if not activates(record)}
         if any(map(activates, records)):
             while True:
-                names = yield from world.ask(lambda: set(world.store.held.twins))
+                names = yield from world.ask(lambda: world.store.held.patients)
                 if names is not None:
                     break
             wanted |= names

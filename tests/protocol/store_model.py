@@ -71,6 +71,11 @@ class Held:
     counts: Counter[str] = field(default_factory=Counter)
     audit: list[Applied] = field(default_factory=list)
 
+    @property
+    def patients(self) -> set[str]:
+        """Those with a twin: one that a rebuild took away left its version alone."""
+        return {patient for patient, (value, _) in self.twins.items() if value is not None}
+
     def copied(self) -> Held:
         """A backup: the values in it are never changed in place."""
         twin = copy.copy(self)
@@ -138,8 +143,8 @@ class ModelStore:
 
     def leaves_some_out(self, write: Write, versions: Mapping[str, int]) -> bool:
         """Say whether another library would take effect in some twins only."""
-        known = sum(versions.get(patient, 0) > 0 for patient in write.twins)
-        return write.fingerprint != "" and known != len(self.held.twins)
+        known = sum(patient in self.held.patients for patient in write.twins)
+        return write.fingerprint != "" and known != len(self.held.patients)
 
     def apply(self, lease: Lease, begin: int, end: int, write: Write, versions: Mapping[str, int]) -> Answer:
         """Write all, or, for any answer but OK, nothing."""
@@ -176,6 +181,20 @@ class ModelStore:
         held.position = end
         held.seen_ms = self.clock()
         return Answer(Verdict.OK, end)
+
+    def rewrite(self, lease: Lease, position: int, fingerprint: str, twins: Mapping[str, Any]) -> Answer:
+        """Put twins derived again in place; None removes one. Events are not modelled."""
+        held = self.held
+        stands = held.position or 0
+        if not self.is_owner(lease):
+            return Answer(Verdict.FENCED, stands, held.instance)
+        if stands != position:
+            return Answer(Verdict.CONFLICT, stands, "position")
+        for patient, value in twins.items():
+            held.twins[patient] = (value, held.twins.get(patient, (None, 0))[1] + 1)
+        held.fingerprint = fingerprint
+        held.audit.append(Applied(lease.epoch, lease.owner, position, position))
+        return Answer(Verdict.OK, position)
 
     def is_full(self, name: OutboxName, count: int) -> bool:
         """Say whether an outbox that holds something cannot take so many more."""

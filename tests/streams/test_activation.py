@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from tests.streams.releases import add_release, config_with, other_model, other_
 from tests.streams.test_oracle import LIBRARY, Run, batches, check, kinds_of
 from twinstate.library import Library
 from twinstate.succession import breaches
-from twinstate.twin import TwinDocument
+from twinstate.twin import Twin, TwinDocument
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,29 @@ def test_a_stricter_alarm_is_told_at_its_place_and_taken_back_where_the_first_li
     assert [one.id for one in account.risk[0]] == [f"{offset}-1" for offset in control]
     # Under the first library again, the twin is what it would be had nothing been activated.
     assert run.twins == foretold(releases, before).twins
+
+
+def test_the_watchdog_hears_of_every_twin_that_an_activation_derives_and_describes(
+    releases: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patients = [f"p-{n}" for n in range(12)]
+    log = logged([send(patient, "patient", "adm", 0.0, ADMISSION) for patient in patients])
+    pipeline = Pipeline(releases.first, 0, 1, releases=releases)
+    for patient in patients:
+        pipeline.remember(patient, None)
+    pipeline.update(pipeline.decode(log))
+    happened: list[str] = []
+    for work in ("adopt", "describe"):
+        one = getattr(Twin, work)
+
+        def noted(*arguments: Any, one: Any = one, work: str = work) -> Any:
+            happened.append(work)
+            return one(*arguments)
+
+        monkeypatch.setattr(Twin, work, noted)
+    control = RawRecord(99, log[0].append_time, CONTROL_KEY, activating(releases, "stricter"), ())
+    pipeline.update(pipeline.decode([control]), lambda: happened.append("progress"))
+    assert happened == ["progress", *["progress", "adopt"] * 12, *["progress", "describe"] * 12]
 
 
 class InMemory(Releases):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streams import partition as module
+from streams.activation import CONTROL_KEY, activation
+from streams.fingerprint import fingerprint_of
 from streams.partition import BrokenCommitError, Fetched, InstanceTakenError, LogLostError, PartitionProcessor
+from streams.pipeline import Pipeline as RealPipeline
 from streams.ports import (
     Answer,
     BatchOutcome,
@@ -17,6 +22,7 @@ from streams.ports import (
     Lease,
     OutboxEntry,
     OutboxName,
+    Pipeline,
     RawRecord,
     Recalled,
     StaleClaimError,
@@ -24,7 +30,9 @@ from streams.ports import (
     StoreUnavailableError,
     Verdict,
 )
+from streams.releases import load_releases
 from tests.fakes import FakePipeline, fold
+from tests.streams.releases import config_with, stricter
 
 
 class FakeStore:
@@ -38,6 +46,8 @@ class FakeStore:
         self.lose_reply = 0
         self.claims: list[Claim | Exception] = []
         self.applied: list[tuple[int, int]] = []
+        self.under = FakePipeline.fingerprint
+        self.counts: Counter[str] = Counter()
 
     async def acquire(self, partition: int, claim: Claim, start: int) -> Lease:
         if self.claims:
@@ -45,7 +55,8 @@ class FakeStore:
             if isinstance(first, Exception):
                 raise first
         self.epoch += 1
-        return Lease(partition, self.epoch, claim.owner, self.position, {"risk": "", "dead_letters": ""})
+        marks: dict[OutboxName, str] = {"risk": "", "dead_letters": ""}
+        return Lease(partition, self.epoch, claim.owner, self.position, marks, self.under)
 
     async def apply(
         self, lease: Lease, begin: int, end: int, outcome: BatchOutcome, versions: Mapping[str, int]
@@ -65,6 +76,7 @@ class FakeStore:
         for patient, twin in outcome.twins.items():
             self.twins[patient] = Recalled(twin, versions.get(patient, 0) + 1)
         self.position = end
+        self.counts.update(outcome.counts)
         self.applied.append((begin, end))
         if self.lose_reply:
             self.lose_reply -= 1
@@ -78,7 +90,7 @@ class FakeStore:
         return sorted(self.twins)
 
     async def stands_under(self, partition: int) -> str | None:
-        return "fake-1"
+        return self.under
 
     async def owns(self, lease: Lease) -> bool:
         return lease.epoch == self.epoch
@@ -140,7 +152,12 @@ class FakePublisher:
 class Bench:
     """One processor with its fakes."""
 
-    def __init__(self, count: int = 12, first: int = 0) -> None:
+    def __init__(
+        self,
+        count: int = 12,
+        first: int = 0,
+        make_pipeline: Callable[[], Pipeline] = lambda: FakePipeline(0, 1),
+    ) -> None:
         self.records = [RawRecord(n, 0, b"p-%d" % (n % 3), b"%d" % n, ()) for n in range(count)]
         self.store = FakeStore()
         self.intake = FakeIntake(self.records, first)
@@ -148,7 +165,7 @@ class Bench:
         self.taken = False
         self.processor = PartitionProcessor(
             0,
-            lambda: FakePipeline(0, 1),
+            make_pipeline,
             self.store,
             self.intake,
             self.publisher,
@@ -283,6 +300,27 @@ def test_conflict_is_computed_again_from_what_is_stored() -> None:
     run(bench.drive())
     bench.check()
     assert bench.processor.status.conflicts == 1
+
+
+def test_batch_is_decoded_again_under_the_library_that_the_conflict_showed(tmp_path: Path) -> None:
+    releases = load_releases(config_with(tmp_path / "config", stricter=stricter))
+    other = releases.others["stricter"]
+    bench = Bench(1, make_pipeline=lambda: RealPipeline(releases.first, 0, 1, releases=releases))
+    control = RawRecord(0, 0, CONTROL_KEY, activation("a", "test", other.fingerprint), ())
+    bench.intake.records = bench.records = [control]
+    bench.store.under = fingerprint_of(releases.first)
+    apply = bench.store.apply
+
+    async def set_back_and_forth(*arguments: Any) -> Answer:
+        # Between decoding and writing the store came to stand under the other library, at the same offset.
+        if bench.store.under != fingerprint_of(other):
+            bench.store.under = fingerprint_of(other)
+            return Answer(Verdict.CONFLICT, 0, "the library is another")
+        return await apply(*arguments)
+
+    bench.store.apply = set_back_and_forth  # type: ignore[method-assign]
+    run(bench.drive())
+    assert bench.store.counts == {"duplicate": 1, "records": 1}  # it is in effect already
 
 
 def test_conflict_that_stays_ends_the_worker() -> None:

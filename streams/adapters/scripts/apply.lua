@@ -65,16 +65,19 @@ sliced(patients, function(...)
   for _, version in ipairs(found) do
     local expected = ARGV[twins.from + checked * 3 + 1]
     if (version or '0') ~= expected and not conflict then
-      conflict = 'twin ' .. patients[checked + 1] .. ' has version ' .. (version or '0') .. ', not ' .. expected
+      -- By its number: this text is logged, and logs name no patient.
+      conflict = 'twin ' .. checked + 1 .. ' of ' .. twins.count .. ' in the batch has version ' .. (version or '0')
+        .. ', not ' .. expected
     end
     checked = checked + 1
   end
 end)
 if ARGV[11] ~= '' and not conflict then
   -- Another library: every twin there is must be among these, or the partition would hold twins of two.
+  -- By the twins themselves: a rebuild that took one away left its version.
   local known = 0
-  for i = 0, twins.count - 1 do
-    if ARGV[twins.from + i * 3 + 1] ~= '0' then known = known + 1 end
+  for _, patient in ipairs(patients) do
+    known = known + redis.call('HEXISTS', KEYS[2], patient)
   end
   local held = redis.call('HLEN', KEYS[2])
   if known ~= held then

@@ -25,6 +25,7 @@ from streams.ports import Claim, StaleClaimError
 from tests.integration.acceptance.invariants import committed_offsets, require_invariants
 from tests.integration.acceptance.records import altered, body_of, disturbed, kind_of
 from tests.integration.acceptance.test_recovery import require_recovered
+from tests.integration.acceptance.unhurried import UNHURRIED_RECORDS, UNHURRIED_S
 from tests.integration.acceptance.ward import PATIENCE_S, OpenWard, SmallWard, open_ward
 from tests.integration.proxy import TROUBLES, Proxy, trouble_on
 from tests.integration.test_worker import set_topic
@@ -220,19 +221,31 @@ def test_clock_of_a_worker_and_of_devices_change_no_byte(wards: OpenWard, dice: 
 
 @pytest.mark.row("17")
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_workers_that_come_and_go_during_a_replay_double_nothing(
     wards: OpenWard, dice: random.Random, record_property: Record
 ) -> None:
     ward = wards()
-    ward.tell(disturbed().arrival)
-    ward.start("w1")
+    slow = {
+        "TWIN_WORKER__PIPELINE_FACTORY": "tests.integration.acceptance.unhurried:create_unhurried_pipeline",
+        "TWIN_KAFKA__BATCH_MAX_RECORDS": str(UNHURRIED_RECORDS),
+    }
+    for _ in range(4):  # again and again the same records: some minutes at this pace
+        ward.tell(disturbed().arrival)
+    lasting = ward.start("w1", **slow)
+    ward.reach(1)
     seen = [ward.positions()]
     for number in range(6):
-        other = ward.start(f"w{2 + number % 2}")
-        time.sleep(2)
-        other.stop() if number % 2 else other.kill()
+        other = ward.start(f"w{2 + number % 2}", **slow)
+        wait_until(lambda: '"acquired"' in other.log.read_text(), PATIENCE_S, "acquired", ward.workers)  # noqa: B023
+        time.sleep(dice.uniform(0.0, 2 * UNHURRIED_S))  # anywhere in a batch
         seen.append(ward.positions())
+        other.stop() if number % 2 else other.kill()
     record_property("positions", seen)
+    assert seen[-1] < ward.sent, "the replay was over before the last had gone"
+    assert seen == sorted(seen)
+    lasting.stop()
+    ward.start("w1")  # the rest at full speed
     require_invariants(ward)
 
 
@@ -256,14 +269,23 @@ def test_disk_full_under_redis_loses_nothing(
             client.config_set("appendfsync", fsync)
         ward = open_ward(kafka.bootstrap, store.url, tmp_path)
         try:
-            ward.start()
+            worker = ward.start()
             telling = ward.telling(disturbed().arrival)
             ward.reach(THIRD)
             room = disk / "filled"
             fill(room)
-            time.sleep(4)
+            # With `always` Redis ends itself at the first write it cannot keep; else it refuses the following ones.
+            wait_until(
+                lambda: (
+                    not store.process.running if fsync == "always" else "MISCONF" in worker.log.read_text()
+                ),
+                30,
+                "refused for want of room",
+                ward.workers,
+            )
+            assert ward.positions() < len(disturbed().arrival)
             room.unlink()
-            if not store.process.running:  # with `always` Redis ends itself
+            if fsync == "always":
                 store.start()
             telling.done()
             require_invariants(ward)
