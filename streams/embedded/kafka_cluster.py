@@ -10,10 +10,10 @@ from confluent_kafka.admin import AdminClient
 
 from streams.embedded.kafka import EmbeddedKafka, Quorum
 from streams.embedded.ports import free_ports
-from streams.embedded.processes import ProcessGroup
+from streams.embedded.server import Cluster
 
 
-class EmbeddedKafkaCluster:
+class EmbeddedKafkaCluster(Cluster[EmbeddedKafka]):
     """Nodes that are broker and controller at once; three of them keep working while one is away.
 
     Args:
@@ -85,20 +85,3 @@ class EmbeddedKafkaCluster:
             if found > 0:
                 return self.nodes[found - 1]
         raise LookupError(f"{topic}, partition {partition}: no node of the cluster says who leads it")
-
-    def stop(self) -> None:
-        """End every node in order, the last first."""
-        group = ProcessGroup()
-        for node in self.nodes:
-            group.add(node)
-        group.stop()
-
-    def kill(self) -> None:
-        """End every node at once (SIGKILL)."""
-        for node in self.nodes:
-            node.kill()
-
-    def require_running(self) -> None:
-        """Raise `ProcessError` when a node has ended by itself."""
-        for node in self.nodes:
-            node.require_running()

@@ -10,13 +10,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from streams.embedded.ports import LOOPBACK, free_ports
-from streams.embedded.processes import ProcessGroup
 from streams.embedded.redis import EmbeddedRedis
+from streams.embedded.server import Cluster
 
 SLOTS = 16_384
 
 
-class EmbeddedRedisCluster:
+class EmbeddedRedisCluster(Cluster[EmbeddedRedis]):
     """Masters that share the slots. A key whose node is away cannot be had until that node is back.
 
     Args:
@@ -82,23 +82,6 @@ class EmbeddedRedisCluster:
         return self.nodes[
             next(n for n in range(len(self.nodes)) if slot < (n + 1) * SLOTS // len(self.nodes))
         ]
-
-    def stop(self) -> None:
-        """End every node in order, the last first."""
-        group = ProcessGroup()
-        for node in self.nodes:
-            group.add(node)
-        group.stop()
-
-    def kill(self) -> None:
-        """End every node at once (SIGKILL)."""
-        for node in self.nodes:
-            node.kill()
-
-    def require_running(self) -> None:
-        """Raise `ProcessError` when a node has ended by itself."""
-        for node in self.nodes:
-            node.require_running()
 
 
 def _client(node: EmbeddedRedis) -> redis.Redis:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
-from streams.embedded.processes import Process
+from streams.embedded.processes import Process, ProcessGroup
 
 
 class Server(ABC):
@@ -84,3 +84,33 @@ class Server(ABC):
     def require_running(self) -> None:
         """Raise `ProcessError` when the server has ended by itself."""
         self._process.require_running()
+
+
+Node = TypeVar("Node", bound=Server)
+
+
+class Cluster(Generic[Node]):
+    """Servers that belong together.
+
+    Attributes:
+        nodes: Every one of them.
+    """
+
+    nodes: tuple[Node, ...]
+
+    def stop(self) -> None:
+        """End every node in order, the last first."""
+        group = ProcessGroup()
+        for node in self.nodes:
+            group.add(node)
+        group.stop()
+
+    def kill(self) -> None:
+        """End every node at once (SIGKILL)."""
+        for node in self.nodes:
+            node.kill()
+
+    def require_running(self) -> None:
+        """Raise `ProcessError` when a node has ended by itself."""
+        for node in self.nodes:
+            node.require_running()

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams.oracle import Account, Oracle
-from streams.pipeline import Pipeline
-from streams.ports import Outgoing, RawRecord
+from streams.oracle import Account
+from streams.ports import RawRecord
+from tests.streams import two_ways
 from tests.streams.logs import Sent, dose, level, logged, moment, send
+from tests.streams.two_ways import Run
 from tests.twinstate.library.configs import CONFIG
 from twinstate.library import load_library
 from twinstate.twin import TwinDocument
@@ -201,30 +202,18 @@ def read(twin: bytes) -> TwinDocument:
     return msgspec.msgpack.decode(twin, type=TwinDocument)
 
 
-def piped(log: list[RawRecord]) -> tuple[dict[str, bytes], list[Outgoing]]:
-    pipeline = Pipeline(LIBRARY, 0, 1)
-    twins: dict[str, bytes] = {}
-    outgoing: list[Outgoing] = []
-    for begin in range(0, len(log), 7):
-        batch = pipeline.decode(log[begin : begin + 7])
-        for patient in pipeline.missing(batch):
-            pipeline.remember(patient, None)
-        outcome = pipeline.update(batch)
-        twins.update({patient: twin.canonical for patient, twin in outcome.twins.items()})
-        outgoing.extend(outcome.outgoing)
-    return twins, outgoing
+def piped(log: list[RawRecord]) -> Run:
+    return two_ways.piped(LIBRARY, two_ways.in_batches(log, 7))
 
 
 def foretold(log: list[RawRecord]) -> Account:
-    oracle = Oracle(LIBRARY, 1)
-    oracle.read(0, log)
-    return oracle.account()
+    return two_ways.foretold(LIBRARY, log)
 
 
 def document(drug: str) -> TwinDocument:
     """The twin at the end of a ward's records, on which pipeline and oracle agree to the byte."""
     log = logged(WARDS[drug])
-    twins, outgoing = piped(log)
+    twins, outgoing, _ = piped(log)
     account = foretold(log)
     assert [one for one in outgoing if one.topic == "dead_letters"] == []
     assert twins == account.twins
@@ -295,7 +284,7 @@ def test_a_gene_nobody_reads_or_a_diplotype_nobody_understands_is_a_dead_letter(
     genotype: dict[str, str], refusal: str, hint: str
 ) -> None:
     log = logged([send("p-1", "patient", "adm", 0.0, {"covariates": {}, "genotype": genotype})])
-    _, outgoing = piped(log)
+    _, outgoing, _ = piped(log)
     [letter] = [one for one in outgoing if one.topic == "dead_letters"]
     headers = {name: value.decode() for name, value in letter.headers}
     assert headers["twin-error-class"] == refusal
@@ -305,7 +294,7 @@ def test_a_gene_nobody_reads_or_a_diplotype_nobody_understands_is_a_dead_letter(
 def test_a_diplotype_the_model_does_not_know_leaves_the_twin_pending_and_names_those_it_knows() -> None:
     told = {"covariates": {"age": quantity(67, "a")}, "genotype": {"CYP2C9": "*1/*8", "VKORC1": "GG"}}
     log = logged(course("warfarin", told, 5.0, 24.0, 2, []))
-    twins, _ = piped(log)
+    twins, *_ = piped(log)
     [estimate] = read(twins["p-1"]).estimates
     assert estimate.state == "pending"
     assert "has no effect for CYP2C9 *1/*8; its file knows *1/*1, *1/*2, *1/*3" in estimate.reason[0]
@@ -314,7 +303,7 @@ def test_a_diplotype_the_model_does_not_know_leaves_the_twin_pending_and_names_t
 def test_the_order_of_a_diplotypes_alleles_changes_no_byte() -> None:
     def twin(diplotype: str) -> object:
         told = {"covariates": {"age": quantity(67, "a")}, "genotype": {"CYP2C9": diplotype, "VKORC1": "GG"}}
-        twins, _ = piped(logged(course("warfarin", told, 5.0, 24.0, 2, [])))
+        twins, *_ = piped(logged(course("warfarin", told, 5.0, 24.0, 2, [])))
         [estimate] = read(twins["p-1"]).estimates
         return estimate.parameters
 

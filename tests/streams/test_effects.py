@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams.oracle import Account, Oracle
-from streams.pipeline import Pipeline
-from streams.ports import Outgoing, RawRecord
+from streams.oracle import Account
+from streams.ports import RawRecord
+from tests.streams import two_ways
 from tests.streams.logs import Sent, disturbed, dose, level, logged, send
+from tests.streams.two_ways import Run
 from tests.twinstate.library.configs import CONFIG
 from twinstate.estimate import DrugEstimate
 from twinstate.library import load_library
@@ -71,29 +72,17 @@ def stay(drug: str, values: list[float | None], cuts: Sequence[int]) -> list[Sen
     return sorted(sent, key=lambda one: one.at_h)
 
 
-def piped(log: list[RawRecord], size: int = 7) -> tuple[dict[str, bytes], list[Outgoing]]:
-    pipeline = Pipeline(LIBRARY, 0, 1)
-    twins: dict[str, bytes] = {}
-    outgoing: list[Outgoing] = []
-    for begin in range(0, len(log), size):
-        batch = pipeline.decode(log[begin : begin + size])
-        for patient in pipeline.missing(batch):
-            pipeline.remember(patient, None)
-        outcome = pipeline.update(batch)
-        twins.update({patient: twin.canonical for patient, twin in outcome.twins.items()})
-        outgoing.extend(outcome.outgoing)
-    return twins, outgoing
+def piped(log: list[RawRecord], size: int = 7) -> Run:
+    return two_ways.piped(LIBRARY, two_ways.in_batches(log, size))
 
 
 def foretold(log: list[RawRecord]) -> Account:
-    oracle = Oracle(LIBRARY, 1)
-    oracle.read(0, log)
-    return oracle.account()
+    return two_ways.foretold(LIBRARY, log)
 
 
 def estimate(log: list[RawRecord]) -> tuple[DrugEstimate, list[Told]]:
     """The only estimate of the only patient, and the risk events told; pipeline and oracle agree to the byte."""
-    twins, outgoing = piped(log)
+    twins, outgoing, _ = piped(log)
     account = foretold(log)
     assert [one for one in outgoing if one.topic == "dead_letters"] == []
     assert twins == account.twins
@@ -138,7 +127,7 @@ def test_any_order_split_and_duplication_of_the_readings_gives_the_same_bytes(
         frames = [one for one in rest_of_it if b'"wearable"' in one.value]
         rest_of_it += dice.sample(frames, 10)
         dice.shuffle(rest_of_it)
-        twins, _ = piped(logged([first, *rest_of_it]), size=dice.randint(1, 12))
+        twins, *_ = piped(logged([first, *rest_of_it]), size=dice.randint(1, 12))
         seen.add(twins["p-1"])
     assert len(seen) == 1
 
@@ -149,7 +138,7 @@ def test_late_corrected_and_cancelled_records_end_as_the_oracle_says(drug: str) 
     sent = stay(drug, readings(3, at_rest, lowered, 1.5), [*range(0, MINUTES + 1, 30)])
     for seed in (1, 2):
         log = logged(disturbed(sent, seed))
-        twins, outgoing = piped(log)
+        twins, outgoing, _ = piped(log)
         account = foretold(log)
         assert twins == account.twins
         assert [one for one in outgoing if one.topic == "risk"] == account.risk[0]
@@ -232,7 +221,7 @@ def test_low_potassium_and_magnesium_are_flagged_beside_qtc_and_change_no_estima
     ]
     twins = {}
     for name, log in (("plain", logged(sent)), ("low", logged([*sent, *low]))):
-        found, _ = piped(log)
+        found, *_ = piped(log)
         assert found == foretold(log).twins
         twins[name] = msgspec.msgpack.decode(found["p-1"], type=TwinDocument)
     assert {"potassium:unusual", "magnesium:unusual"} <= set(twins["low"].quality)
@@ -280,6 +269,6 @@ def test_a_further_test_alone_names_no_drug() -> None:
         send("p-1", "patient", "adm", 0.0, {"covariates": {}}),
         send("p-1", "lab", "l", 1.0, level(6.0, "leukocytes", "10*3/uL")),
     ]
-    twins, _ = piped(logged(sent))
+    twins, *_ = piped(logged(sent))
     assert twins == foretold(logged(sent)).twins
     assert msgspec.msgpack.decode(twins["p-1"], type=TwinDocument).estimates == ()

@@ -6,15 +6,15 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.oracle import Account, Oracle
-from streams.pipeline import Pipeline
-from streams.ports import Outgoing, RawRecord, StoredTwin
+from streams.oracle import Account
+from streams.ports import Outgoing, RawRecord
+from tests.streams import two_ways
 from tests.streams.logs import (
     ADMISSION,
     Sent,
@@ -28,18 +28,11 @@ from tests.streams.logs import (
     send,
     ward,
 )
+from tests.streams.two_ways import Run
 from twinstate.digest import digest_of
 from twinstate.library import load_library
 
 LIBRARY = load_library(Path(__file__).parents[2] / "config")
-
-
-class Run(NamedTuple):
-    """What a pipeline made of a log."""
-
-    twins: dict[str, bytes]
-    outgoing: list[Outgoing]
-    counts: dict[str, int]
 
 
 def batches(log: list[RawRecord], seed: int) -> Iterator[list[RawRecord]]:
@@ -56,28 +49,11 @@ def piped(log: list[RawRecord], seed: int = 0, *, forgetful: bool = False) -> Ru
 
 
 def piped_in(split: Iterable[list[RawRecord]], *, forgetful: bool = False) -> Run:
-    pipeline = Pipeline(LIBRARY, 0, 1)
-    stored: dict[str, StoredTwin] = {}
-    outgoing: list[Outgoing] = []
-    counts: dict[str, int] = {}
-    for records in split:
-        if forgetful:
-            pipeline.forget()
-        batch = pipeline.decode(records)
-        for patient in pipeline.missing(batch):
-            pipeline.remember(patient, stored.get(patient))
-        outcome = pipeline.update(batch)
-        stored.update(outcome.twins)
-        outgoing.extend(outcome.outgoing)
-        for name, count in outcome.counts.items():
-            counts[name] = counts.get(name, 0) + count
-    return Run({patient: twin.canonical for patient, twin in stored.items()}, outgoing, counts)
+    return two_ways.piped(LIBRARY, split, forgetful=forgetful)
 
 
 def foretold(log: list[RawRecord]) -> Account:
-    oracle = Oracle(LIBRARY, 1)
-    oracle.read(0, log)
-    return oracle.account()
+    return two_ways.foretold(LIBRARY, log)
 
 
 def without_sentence(letter: Outgoing) -> Outgoing:
