@@ -318,7 +318,7 @@ def test_dead_letters_that_cannot_be_published_hold_no_risk_back(ward: Ward) -> 
         producer.produce(ward.topics.names.records, key="p", value=b"x" * 10_000, partition=partition)
     producer.flush(10)
     ward.send(800)
-    wait_until(lambda: ward.waiting() == ward.topics.partitions, 20, "risk published", ward.workers)
+    wait_until(lambda: ward.settled(waiting=ward.topics.partitions), 40, "risk published", ward.workers)
     events = sum(len(ward.read(risk, partition)) for partition in range(ward.topics.partitions))
     assert events == (40 + 800) // len(PATIENTS) // 10 * len(PATIENTS)
     set_topic(ward, dead_letters, "max.message.bytes", limit)

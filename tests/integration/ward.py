@@ -203,10 +203,13 @@ class Ward:
 
         return asyncio.run(ask())
 
-    def settled(self) -> bool:
-        """Say whether every record is applied and every outbox empty."""
+    def settled(self, waiting: int = 0) -> bool:
+        """Say whether every record is applied, and so many messages wait in the outboxes."""
         partitions = range(self.topics.partitions)
-        return all(self.position(number) == self.end(number) for number in partitions) and self.waiting() == 0
+        return (
+            all(self.position(number) == self.end(number) for number in partitions)
+            and self.waiting() == waiting
+        )
 
     def settle(self, within_s: float = 40.0) -> float:
         """Wait until all is applied and published; the seconds it took."""
