@@ -23,14 +23,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--short", action="store_true", help="with --rows: without the long tests, and with few repetitions"
     )
     parser.addoption(
+        "--add", action="store_true", help="add to build/faults.json what the run before left out"
+    )
+    parser.addoption(
         "--seed", type=int, default=20261125, help="of the dice that say when a fault is injected"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the rows' results where they are asked for; in one process, as they are one file."""
-    if config.getoption("--rows"):
-        config.pluginmanager.register(FaultRows(), "fault-rows")
+    """Collect what becomes of the rows of the fault matrix."""
+    config.pluginmanager.register(FaultRows(config), "fault-rows")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,160 +1,197 @@
-"""Rows of the fault matrix: a test says which row it shows, and a run writes `build/faults.json`.
+"""What became of each row of the fault matrix: a test says which rows it shows, a run writes `build/faults.json`.
 
-A row passes when every test of it ran and passed. One that was skipped, or whose tests were not all there to be run,
-is told as such with its reason: nothing passes unseen.
+A row passes when every test of it that was to run did run, and passed. One that was skipped, crashed, never came to
+its turn or was left out is told as such with its reason: nothing passes unseen.
+
+Under pytest-xdist each process knows what it collected and one, the controller, hears of every outcome; so what was
+collected travels to it when a process ends.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-RESULTS = Path(__file__).parents[1] / "build" / "faults.json"
+from tests.fault_rows import ROWS
 
-# The 28 rows of the matrix (docs/reliability.md), and those that were met on the way.
-TITLES: dict[str, str] = {
-    "1": "worker killed at each fail point and at random",
-    "2": "zombie: a stopped owner wakes up; two workers with one instance id",
-    "3": "delayed acquire",
-    "4": "broker restart, clean and kill -9, on one node and on three",
-    "5": "Redis kill -9 and restart",
-    "6": "Redis loses its last second",
-    "7": "Redis unavailable",
-    "8": "network cut between worker and broker, both ways",
-    "9": "slow, half-open, reset and refused connections to Redis and to Kafka",
-    "10": "duplicate delivery",
-    "11": "out of order within the limits",
-    "12": "later than the limits",
-    "13": "clock skew",
-    "14": "poison records, a corpus of them",
-    "15": "oversized records, and sizes at the limits",
-    "16": "hot patient",
-    "17": "rebalances during replay",
-    "18": "lag beyond retention; a surge of lag",
-    "19": "disk full under Redis",
-    "20": "Redis out of memory; an evicting policy",
-    "21": "model or schema changed mid stream",
-    "22": "Redis emptied, and restored from an old backup",
-    "23": "consumer group deleted",
-    "24": "partition count changed",
-    "25": "risk topic unavailable",
-    "26": "slow subscriber",
-    "27": "two releases side by side",
-    "28": "SIGTERM under load, again and again",
-    "I8": "recovery within 5 s of a killed worker, and of Redis that is back",
-    "transactions": "transaction markers and aborted records in the input",
-    "NOSCRIPT": "Redis restarted without its scripts",
-    "late Kafka": "worker started while Kafka is down",
-    "header": "record header whose name is not UTF-8",
-    "forgetting": "a patient forgotten, workers killed round it, Redis emptied after it",
-}
-NOT_SHOWN = "no test of this row exists yet"
-LEFT_OUT = "its tests are long, and left out by --short or by a choice of tests"
-SHORTENED = "its long tests are left out by --short"
+RESULTS = Path(__file__).parents[1] / "build" / "faults.json"
+MOST_S = 180.0
+
+NOT_CHOSEN = "none of its tests was among those chosen"
+LEFT_OUT = "its tests are long, and left out by the short form or by a choice of tests"
+SHORTENED = "without its long tests"
+NOT_RUN = "was to run and did not"
+TOO_LONG = "over 3 min"
 
 
 class FaultReport:
-    """Collects what became of each row."""
+    """What became of each test of a row.
 
-    def __init__(self) -> None:
-        self._rows: dict[str, list[dict[str, Any]]] = {}
-        self.known: set[str] = set()
-        self.shortened: set[str] = set()
+    Attributes:
+        form: "whole", or "short" without the long tests.
+        tests: By name of the test, its entry in the file: `test`, `rows`, `outcome` (passed, failed, skipped, left
+            out), `reason`, `seconds`, `seed`, `measured`.
+    """
 
-    def add(self, row: str, outcome: str, reason: str, seconds: float, noted: dict[str, Any]) -> None:
-        """Note one phase of one test of a row, and what the test wrote down: its seed, and what it measured."""
-        self._rows.setdefault(row, []).append(
-            {"outcome": outcome, "reason": reason, "seconds": seconds, "noted": noted}
-        )
+    def __init__(self, form: str) -> None:
+        self.form = form
+        self.tests: dict[str, dict[str, Any]] = {}
 
-    def rows(self) -> Iterable[dict[str, Any]]:
-        """Give every row, also those nothing was run for."""
-        for row, title in TITLES.items():
-            parts = self._rows.get(row, [])
-            failed = [part for part in parts if part["outcome"] == "failed"]
-            skipped = [part for part in parts if part["outcome"] == "skipped"]
-            result = "failed" if failed else "skipped" if skipped or not parts else "passed"
-            reasons = [part["reason"] for part in (failed or skipped) if part["reason"]]
-            if result == "passed" and row in self.shortened:
-                reasons = [SHORTENED]
-            yield {
-                "row": row,
-                "title": title,
-                "result": result,
-                "reason": "; ".join(reasons) if parts else LEFT_OUT if row in self.known else NOT_SHOWN,
-                "seed": next((part["noted"]["seed"] for part in parts if "seed" in part["noted"]), None),
-                "seconds": round(sum(part["seconds"] for part in parts), 1),
-                "measured": [measured for part in parts if (measured := _measured(part["noted"]))],
+    def expect(self, test: str, rows: list[str], *, left_out: bool) -> None:
+        """Note a test that was collected; it counts as failed until it has run, unless it was left out."""
+        known = self.tests.get(test)
+        if known is None or (known["outcome"] == "left out" and not left_out):
+            self.tests[test] = {
+                "test": test,
+                "rows": rows,
+                "outcome": "left out" if left_out else "failed",
+                "reason": "" if left_out else NOT_RUN,
+                "seconds": 0.0,
+                "seed": None,
+                "measured": {},
             }
 
+    def hear(self, test: str, phases: Iterable[pytest.TestReport]) -> None:
+        """Note what became of an expected test."""
+        entry, heard = self.tests[test], list(phases)
+        bad = [p for p in heard if p.failed] or [p for p in heard if p.skipped]
+        if heard:
+            entry["outcome"] = bad[0].outcome if bad else "passed"
+            entry["reason"] = "; ".join(map(_reason, bad))
+        for phase in heard:
+            entry["seconds"] += phase.duration
+            noted = dict(phase.user_properties)
+            entry["seed"] = noted.pop("seed", entry["seed"])
+            entry["measured"] = noted
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Give every row, also those nothing was run for."""
+        for row, told in ROWS.items():
+            tests = [test for test in self.tests.values() if row in test["rows"]]
+            ran = [test for test in tests if test["outcome"] != "left out"]
+            failed = [test for test in ran if test["outcome"] == "failed"]
+            skipped = [test for test in ran if test["outcome"] == "skipped"]
+            if failed or skipped:
+                reasons = [f"{_short(test['test'])}: {test['reason']}" for test in failed or skipped]
+            elif ran:
+                reasons = [SHORTENED] if len(ran) < len(tests) else []
+            else:
+                reasons = [LEFT_OUT if tests else NOT_CHOSEN]
+            seconds = sum(test["seconds"] for test in ran)
+            yield {
+                "row": row,
+                "title": told.fault,
+                "result": "failed" if failed else "passed" if ran and not skipped else "skipped",
+                "reason": "; ".join([*reasons, *([TOO_LONG] if seconds > MOST_S else [])]),
+                "seed": next((test["seed"] for test in ran if test["seed"] is not None), None),
+                "seconds": round(seconds, 1),
+                "measured": [
+                    {"test": _short(test["test"]), **test["measured"]} for test in ran if test["measured"]
+                ],
+            }
+
+    def table(self) -> Iterator[str]:
+        """Give the rows as lines for people."""
+        for row in self.rows():
+            seed = "" if row["seed"] is None else f", seed {row['seed']}"
+            reason = f" ({row['reason']})" if row["reason"] else ""
+            yield f"{row['row']:>12}  {row['result']:7} {row['seconds']:6.1f} s  {row['title']}{seed}{reason}"
+
     def write(self) -> None:
-        """Write the results."""
+        """Write rows and tests."""
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"rows": list(self.rows())}, indent=1) + "\n")
+        told = {"form": self.form, "rows": list(self.rows()), "tests": list(self.tests.values())}
+        RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+
+    def add_former(self) -> None:
+        """Go on from the file of the run before: what it ran and this one leaves out stays."""
+        former = json.loads(RESULTS.read_text())
+        self.tests = {test["test"]: test for test in former["tests"]}
 
 
 class FaultRows:
-    """The plugin of `make faults`: only tests of a row, their results in a file."""
+    """The plugin: picks the tests of rows for `make faults`, collects outcomes, writes the file and the table."""
 
-    def __init__(self) -> None:
-        self.report = FaultReport()
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._picking = bool(config.getoption("--rows"))
+        self._collected: dict[str, list[str]] = {}
+        self._left_out: dict[str, list[str]] = {}
+        self._phases: dict[str, list[pytest.TestReport]] = {}
+        self._report = FaultReport("whole" if self._picking and not config.getoption("--short") else "short")
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Keep the tests of a row."""
-        self.report.known = {row for item in items for row in rows_of(item)}
-        if config.getoption("--short"):
-            long = [item for item in items if item.get_closest_marker("long")]
-            self.report.shortened = {row for item in long for row in rows_of(item)}
-        unknown = self.report.known - TITLES.keys()
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """See which tests show rows; for `make faults` keep these alone."""
+        self._collected = {item.nodeid: rows for item in items if (rows := rows_of(item))}
+        unknown = {row for rows in self._collected.values() for row in rows} - ROWS.keys()
         if unknown:
-            raise pytest.UsageError(f"rows {sorted(unknown)} are not in the matrix (tests/faults_report.py)")
-        config.hook.pytest_deselected(items=[item for item in items if not rows_of(item)])
-        items[:] = [item for item in items if rows_of(item)]
+            raise pytest.UsageError(f"rows {sorted(unknown)} are not in the matrix (tests/fault_rows.py)")
+        if self._picking:
+            self._config.hook.pytest_deselected(items=[item for item in items if not rows_of(item)])
+            items[:] = [item for item in items if rows_of(item)]
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        """Note tests of rows that somebody leaves out: the short form, `-k`, `-m`."""
+        self._left_out.update({item.nodeid: rows for item in items if (rows := rows_of(item))})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note each phase: a fixture that fails fails the row."""
-        report = yield
-        reason = ""
-        if report.failed:
-            reason = f"{item.name}: {str(report.longreprtext).splitlines()[-1][:200]}"
-        elif report.skipped:
-            reason = f"{item.name}: {report.longrepr[2]}"
-        # The last phase tells what the test wrote down, once.
-        noted = {"test": item.name, **dict(item.user_properties)} if report.when == "teardown" else {}
-        for row in rows_of(item):
-            self.report.add(row, report.outcome, reason, call.duration, noted)
-        return report
+        self._phases.setdefault(report.nodeid, []).append(report)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what a process of pytest-xdist collected; nothing when it crashed."""
+        self._collected.update(getattr(node, "workeroutput", {}).get("fault rows", {}))
+        self._left_out.update(getattr(node, "workeroutput", {}).get("fault rows left out", {}))
 
     def pytest_sessionfinish(self) -> None:
-        """Write the file."""
-        self.report.write()
+        """Write the file, or tell the controller what was collected here."""
+        output = getattr(self._config, "workeroutput", None)
+        if output is not None:
+            output.update({"fault rows": self._collected, "fault rows left out": self._left_out})
+        elif self._counts():
+            if self._config.getoption("--add"):
+                self._report.add_former()
+            for test, rows in self._collected.items():
+                self._report.expect(test, rows, left_out=test in self._left_out)
+                if test not in self._left_out:
+                    self._report.hear(test, self._phases.get(test, ()))
+            self._report.write()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table."""
-        for row in self.report.rows():
-            terminalreporter.write_line(
-                f"{row['row']:>12}  {row['result']:7} {row['seconds']:6.1f} s  {row['title']}"
-                + ("" if row["seed"] is None else f", seed {row['seed']}")
-                + (f" ({row['reason']})" if row["reason"] else "")
-            )
-        terminalreporter.write_line(f"written to {RESULTS}")
+        if self._counts():
+            terminalreporter.section(f"rows of the fault matrix, {self._report.form} form")
+            for line in self._report.table():
+                terminalreporter.write_line(line)
+            terminalreporter.write_line(f"written to {RESULTS}")
 
-
-def _measured(noted: dict[str, Any]) -> dict[str, Any]:
-    """What a test measured, with its name; nothing when it measured nothing."""
-    return (
-        {key: value for key, value in noted.items() if key != "seed"}
-        if noted.keys() - {"test", "seed"}
-        else {}
-    )
+    def _counts(self) -> bool:
+        """Whether this run is one of the matrix: `make faults`, or the whole suite, not a few tests of it."""
+        chosen = self._config.option
+        whole = self._config.args_source is not pytest.Config.ArgsSource.ARGS and not (
+            chosen.keyword or chosen.markexpr or self._config.getoption("lf", False)
+        )
+        return not chosen.collectonly and (self._picking or whole)
 
 
 def rows_of(item: pytest.Item) -> list[str]:
     """Name the rows a test shows."""
     return [str(row) for marker in item.iter_markers("row") for row in marker.args]
+
+
+def _reason(phase: pytest.TestReport) -> str:
+    if phase.skipped and isinstance(phase.longrepr, tuple | list):
+        return str(phase.longrepr[2]).removeprefix("Skipped: ")
+    crash = getattr(phase.longrepr, "reprcrash", None)
+    told = phase.longreprtext if crash is None else crash.message
+    return next((line for line in told.splitlines() if line), "no reason given")[:200]
+
+
+def _short(test: str) -> str:
+    return test.rpartition("::")[2]
