@@ -320,6 +320,8 @@ class PartitionProcessor:
             answer, repeated = await self._apply(lease, batch, outcome)
             if answer.verdict is Verdict.AHEAD and repeated and answer.position == batch.end:
                 # Nobody else can write under this lease: our own lost reply.
+                self.status.ahead += 1
+                self._log.warning("applied already", begin=batch.begin, store=answer.position)
                 answer = Answer(Verdict.OK, batch.end)
             if answer.verdict is Verdict.OK:
                 for patient in outcome.twins:

@@ -108,7 +108,8 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-TROUBLES = ("slow", "replies lost", "reset", "refused")
+REPLIES_LOST = "replies lost"
+TROUBLES = ("slow", REPLIES_LOST, "reset", "refused")
 
 
 def trouble_on(proxy: Proxy, trouble: str, dice: random.Random) -> None:
@@ -119,7 +120,7 @@ def trouble_on(proxy: Proxy, trouble: str, dice: random.Random) -> None:
         time.sleep(dice.uniform(0.1, 0.5))
         if trouble == "slow":
             time.sleep(1.0)
-        elif trouble == "replies lost":
+        elif trouble == REPLIES_LOST:
             proxy.mute = True
             time.sleep(1.5)
             proxy.mute = False

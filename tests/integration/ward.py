@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from streams.adapters.redis_store import RedisStore, connect
+from streams.adapters.redis_store import AuditEntry, RedisStore, connect
 from streams.adapters.topics import Topics
 from streams.embedded.processes import Process
 from streams.ports import OUTBOXES, OutboxName, RawRecord, StoreUnavailableError
@@ -215,14 +215,29 @@ class Ward:
         """Wait until all is applied and published; the seconds it took."""
         return wait_until(self.settled, within_s, "settled", self.workers)
 
+    def committed(self) -> dict[int, int]:
+        """Give what Kafka holds of the group, by partition; -1001 where nothing was committed."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group, "log_level": 0})
+        try:
+            places = [TopicPartition(self.topics.names.records, n) for n in range(self.topics.partitions)]
+            return {place.partition: place.offset for place in consumer.committed(places, timeout=20)}
+        finally:
+            consumer.close()
+
     def check(self) -> None:
-        """Compare twins, counters, applied ranges and both output topics with a plain fold of the log."""
+        """Compare twins, counters, applied ranges and both output topics with a plain fold of the log.
+
+        And who applied what: nobody after a later owner had; and Kafka's committed offset is never ahead of Redis.
+        """
 
         async def ask() -> None:
             store = self.store()
             try:
-                for partition in range(self.topics.partitions):
+                for partition, committed in self.committed().items():
                     await self._check_partition(store, partition)
+                    meta, _ = await store.read_counters(partition)
+                    assert meta is not None
+                    assert committed <= meta.position, f"partition {partition}: Kafka is ahead of Redis"
             finally:
                 await store.close()
 
@@ -238,7 +253,9 @@ class Ward:
         assert twins == expected.twins
         _, counters = await store.read_counters(partition)
         assert counters.get("records", 0) == len(records)
-        applied = [(entry.begin, entry.end) for entry in await store.audit(partition)]
+        audit = await store.audit(partition)
+        require_one_owner_at_a_time(audit)
+        applied = [(entry.begin, entry.end) for entry in audit]
         starts = [0, *(end for _, end in applied)]
         assert [begin for begin, _ in applied] == starts[:-1], "applied ranges do not tile the log"
         assert starts[-1] == self.end(partition)
@@ -261,6 +278,13 @@ class Ward:
                 assert meta is not None
                 last = max(((m.offset() or 0) + 1 for m in messages), default=0)
                 assert meta.risk_topic_position == last
+
+
+def require_one_owner_at_a_time(audit: Sequence[AuditEntry]) -> None:
+    """Check that nobody applied a batch after a later owner had."""
+    epochs = [entry.epoch for entry in audit]
+    assert epochs == sorted(epochs), "a write after being fenced"
+    assert len({(entry.epoch, entry.owner) for entry in audit}) == len(set(epochs)), "two owners of one epoch"
 
 
 def _outbox_id(message: Message) -> str:

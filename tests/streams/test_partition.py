@@ -234,6 +234,7 @@ def test_lost_reply_is_asked_again_and_counts_once() -> None:
     run(bench.drive())
     bench.check()
     assert bench.intake.sought == [0], "our own write is no reason to seek"
+    assert bench.processor.status.ahead == 2, "one for each lost reply"
 
 
 def test_store_that_does_not_answer_is_asked_until_it_does() -> None:

@@ -6,11 +6,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 
-from confluent_kafka import Consumer, TopicPartition
-
 from streams.adapters.redis_store import AuditEntry
 from streams.demo.plan import DemoRecord
 from tests.integration.acceptance.ward import Outcome, SmallWard, require_sound
+from tests.integration.ward import require_one_owner_at_a_time
 
 
 def require_invariants(ward: SmallWard) -> Outcome:
@@ -33,23 +32,11 @@ def require_invariants(ward: SmallWard) -> Outcome:
     require_sound(outcome)
     assert dict(outcome.counts) == account.counts, "I5"
     positions = {number: ward.position(number) for number in range(ward.topics.partitions)}
-    for number, committed in committed_offsets(ward).items():
+    for number, committed in ward.committed().items():
         assert committed <= positions[number], f"I6, partition {number}"
     for rows in audits(ward):
-        epochs = [row.epoch for row in rows]
-        assert epochs == sorted(epochs), "I7"
-        assert len({(row.epoch, row.owner) for row in rows}) == len(set(epochs)), "I7"
+        require_one_owner_at_a_time(rows)  # I7
     return outcome
-
-
-def committed_offsets(ward: SmallWard) -> dict[int, int]:
-    """Give what Kafka holds of the group; -1001 where nothing was committed."""
-    consumer = Consumer({"bootstrap.servers": ward.bootstrap, "group.id": ward.group, "log_level": 0})
-    try:
-        places = [TopicPartition(ward.topics.names.records, n) for n in range(ward.topics.partitions)]
-        return {place.partition: place.offset for place in consumer.committed(places, timeout=20)}
-    finally:
-        consumer.close()
 
 
 def audits(ward: SmallWard) -> list[list[AuditEntry]]:

@@ -44,15 +44,21 @@ def in_rounds(ward: SmallWard, fault: Callable[[], None], dice: random.Random) -
 
 
 def require_recovered(seconds: list[float]) -> None:
+    """Check the median of recovery times."""
+    require_within(RECOVERS_WITHIN_S, seconds)
+
+
+def require_within(limit_s: float, seconds: list[float]) -> None:
     """Check the median; on a machine that is too busy to measure on, say so instead of failing."""
     median = statistics.median(seconds)
     waiting = os.getloadavg()[0] / (os.cpu_count() or 1)
-    if median > RECOVERS_WITHIN_S and waiting > BUSY:
+    if median > limit_s and waiting > BUSY:
         pytest.skip(f"{waiting:.0f} processes want each core: {median} s was the median of {seconds}")
-    assert median <= RECOVERS_WITHIN_S, seconds
+    assert median <= limit_s, seconds
 
 
 @pytest.mark.row("I8")
+@pytest.mark.alone
 @pytest.mark.long
 def test_killed_worker_with_static_membership_applies_again_within_5_s(
     wards: OpenWard, dice: random.Random, record_property: Record
@@ -71,6 +77,7 @@ def test_killed_worker_with_static_membership_applies_again_within_5_s(
 
 
 @pytest.mark.row("I8")
+@pytest.mark.alone
 @pytest.mark.long
 def test_records_are_applied_within_5_s_after_a_killed_redis_is_back(
     kafka: EmbeddedKafka,

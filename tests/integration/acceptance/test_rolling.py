@@ -1,0 +1,159 @@
+"""Workers that are ended at any moment of their lives, several at a time, while records come."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from streams.demo.plan import DemoRecord
+from streams.embedded.processes import Process
+from tests.integration.acceptance.counted import DIRECTORY, read_stints
+from tests.integration.acceptance.invariants import audits, require_invariants
+from tests.integration.acceptance.records import disturbed
+from tests.integration.acceptance.ward import PATIENCE_S, OpenWard, SmallWard
+from tests.integration.ward import wait_until
+
+Record = Callable[[str, object], None]
+LEAVES_WITHIN_S = 5.0
+TERMINATED = -15  # SIGTERM before Python runs a line of ours: nothing was held, nothing is left behind
+# So small that a partition makes many; each takes `counted.BATCH_S` at least.
+RECORDS_A_BATCH = 5
+# Told again with each new share, as a load: duplicates for the twins, work for the workers.
+AGAIN = 10
+
+
+class Moment(NamedTuple):
+    """When a worker is ended: in its start, after a share of the time one takes; or so long after it acquired, s."""
+
+    starting: bool
+    after: float
+
+
+class End(NamedTuple):
+    """How a worker ended.
+
+    Attributes:
+        at: What it was at: "loading" before it listened to signals, "joining" until it had a partition, "working".
+        status: Exit status.
+        seconds: From the signal to the end.
+    """
+
+    at: str
+    status: int | None
+    seconds: float
+
+
+class Load:
+    """Tells the records share by share, each in its turn, and many of the earlier ones again."""
+
+    def __init__(self, ward: SmallWard, dice: random.Random, shares: int) -> None:
+        arrival = disturbed().arrival
+        self._cuts = [number * len(arrival) // shares for number in range(shares + 1)]
+        self._ward = ward
+        self._dice = dice
+        self._turn = threading.Lock()
+
+    def go_on(self) -> None:
+        """Tell the next share; nothing after the last."""
+        with self._turn:
+            if len(self._cuts) > 1:
+                begin, end = self._cuts.pop(0), self._cuts[0]
+                told: Sequence[DemoRecord] = disturbed().arrival[:end]
+                self._ward.tell([*told[begin:], *self._dice.sample(told, min(AGAIN, len(told)))])
+
+
+@pytest.mark.row("28")
+@pytest.mark.alone
+@pytest.mark.timeout(600)
+def test_workers_ended_by_sigterm_at_any_moment_leave_in_order_and_compute_one_batch_twice_at_most(
+    wards: OpenWard, dice: random.Random, thorough: bool, tmp_path: Path, record_property: Record
+) -> None:
+    times, together = (200, 4) if thorough else (8, 2)
+    ward, computed = wards(), tmp_path / "computed"
+    computed.mkdir()
+    ends = rolled(ward, computed, Load(ward, dice, times), moments(dice, times), together)
+    record_property("ended", dict(Counter(end.at for end in ends)))
+    record_property("longest_s", round(max(end.seconds for end in ends), 2))
+    require_invariants(ward)
+    for end in ends:
+        assert end.status == 0 or (end.at, end.status) == ("loading", TERMINATED), end
+        assert end.seconds < LEAVES_WITHIN_S, end
+    record_property("batches", twice_computed(ward, computed))
+
+
+def moments(dice: random.Random, times: int) -> list[Moment]:
+    """Draw when workers are ended: two of five in the later part of their start, the others soon after it."""
+    drawn = [
+        Moment(True, dice.uniform(0.3, 1.1)) if number % 5 < 2 else Moment(False, dice.uniform(0.0, 0.8))
+        for number in range(times)
+    ]
+    dice.shuffle(drawn)
+    return drawn
+
+
+def rolled(ward: SmallWard, computed: Path, load: Load, when: Sequence[Moment], together: int) -> list[End]:
+    """End workers at these moments, so many workers at a time, each started again at once; they run at the end."""
+    workers = [
+        ward.start(
+            f"w{number}",
+            TWIN_WORKER__PIPELINE_FACTORY="tests.integration.acceptance.counted:create_counted_pipeline",
+            TWIN_KAFKA__BATCH_MAX_RECORDS=str(RECORDS_A_BATCH),
+            **{DIRECTORY: str(computed)},
+        )
+        for number in range(together)
+    ]
+    start_s = wait_until(lambda: all(map(holds, workers)), PATIENCE_S, "acquired", workers)
+
+    def roll(number: int) -> list[End]:
+        return [ended(workers[number], moment, start_s, load) for moment in when[number::together]]
+
+    with ThreadPoolExecutor(together) as rolling:
+        return [end for ends in rolling.map(roll, range(together)) for end in ends]
+
+
+def holds(worker: Process) -> bool:
+    """Whether a worker has acquired a partition since its last start."""
+    return '"acquired"' in worker.tail(30)
+
+
+def ended(worker: Process, moment: Moment, start_s: float, load: Load) -> End:
+    """Start a worker, if it does not run, tell it something, end it at this moment, and start it again."""
+    load.go_on()
+    if moment.starting:
+        time.sleep(moment.after * start_s)
+    else:
+        wait_until(lambda: holds(worker), PATIENCE_S, "acquired", [worker])
+        time.sleep(moment.after)
+    held = holds(worker)
+    began = time.monotonic()
+    worker.stop(30)
+    seconds = time.monotonic() - began
+    silent = "(empty)" in worker.tail()
+    at = "working" if held else "loading" if silent and worker.exit_status == TERMINATED else "joining"
+    end = End(at, worker.exit_status, seconds)
+    worker.start()
+    return end
+
+
+def twice_computed(ward: SmallWard, directory: Path) -> dict[str, int]:
+    """Check that who had a partition computed one batch in vain at most: the one in work when it was taken away."""
+    told = Counter[str]()
+    audit = audits(ward)
+    for partition, stints in read_stints(directory).items():
+        applied = Counter((row.begin, row.end) for row in audit[partition])
+        finished = Counter(batch for stint in stints for batch in stint[:-1])
+        assert finished <= applied, f"partition {partition}: {finished - applied} computed in vain"
+        batches = sum(len(stint) for stint in stints)
+        told.update(applied=len(audit[partition]), **{"in vain": batches - len(audit[partition])})
+        assert batches - len(audit[partition]) < len(stints)
+    for worker in ward.workers:
+        assert "store stands elsewhere" not in worker.log.read_text(), worker.tail()
+    return dict(told)
