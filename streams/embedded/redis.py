@@ -27,7 +27,7 @@ dir {directory}
 daemonize no
 # Correct with the loss of a second (docs/architecture.md: a rollback heals by replay), so no fsync at every write.
 appendonly yes
-appendfsync everysec
+appendfsync {fsync}
 save ""
 # A twin that Redis throws out would be a patient forgotten: refuse writes instead.
 maxmemory-policy noeviction
@@ -51,6 +51,9 @@ class EmbeddedRedis(Server):
         directory: Data, configuration and `redis.log`; made when missing, kept afterwards.
         port: Loopback port; None takes a free one.
         cluster_port: Makes it a node of a Redis Cluster, which talks to the others on this port.
+
+    Attributes:
+        fsync: `appendfsync` from the next start on: "everysec", or "always".
     """
 
     READY_WITHIN_S = 30.0
@@ -60,6 +63,7 @@ class EmbeddedRedis(Server):
     def __init__(self, directory: Path, port: int | None = None, *, cluster_port: int | None = None) -> None:
         super().__init__("Redis", directory, port or free_ports(1)[0])
         self.cluster_port = cluster_port
+        self.fsync = "everysec"
 
     @property
     def url(self) -> str:
@@ -75,7 +79,7 @@ class EmbeddedRedis(Server):
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "redis.conf"
-        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data)
+        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data, fsync=self.fsync)
         if self.cluster_port is not None:
             text += CLUSTER_CONFIGURATION.format(host=LOOPBACK, port=self.cluster_port)
         configuration.write_text(text)

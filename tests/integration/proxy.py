@@ -21,6 +21,7 @@ class Proxy:
     Attributes:
         delay_s: Added to every chunk of a reply.
         mute: Requests pass, replies are dropped: what a half-open connection looks like.
+        held: How many requests `hold` has held back.
 
     Args:
         target: Port of the server.
@@ -30,6 +31,9 @@ class Proxy:
     def __init__(self, target: int, port: int | None = None) -> None:
         self.delay_s = 0.0
         self.mute = False
+        self.held = 0
+        self._holding: bytes | None = None
+        self._released = threading.Event()
         self.port = port or free_ports(1)[0]
         self._target = target
         self._passing = {"requests": threading.Event(), "replies": threading.Event()}
@@ -65,8 +69,15 @@ class Proxy:
         for direction in directions:
             self._passing[direction].clear()
 
+    def hold(self, words: bytes) -> None:
+        """Hold back each request with these words in it, and what follows it on its connection, until `heal`."""
+        self._released.clear()
+        self._holding = words
+
     def heal(self) -> None:
-        """Let everything through again."""
+        """Let everything through again, what was held back first."""
+        self._holding = None
+        self._released.set()
         for passing in self._passing.values():
             passing.set()
 
@@ -101,6 +112,9 @@ class Proxy:
                     time.sleep(self.delay_s)
                 if replies and self.mute:
                     continue
+                if not replies and self._holding is not None and self._holding in chunk:
+                    self.held += 1
+                    self._released.wait()
                 self._passing[direction].wait()
                 sink.sendall(chunk)
         for end in (source, sink):

@@ -172,6 +172,7 @@ def test_unpublished_events_and_twins_ahead_of_the_log_need_a_person(operator: O
     assert any("messages wait and nothing was written" in text for text in texts)
 
 
+@pytest.mark.row("14")
 def test_refused_records_are_sent_again_as_they_were_and_only_those_that_may_succeed(
     operator: Operator,
 ) -> None:

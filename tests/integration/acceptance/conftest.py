@@ -35,7 +35,7 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def kills(thorough: bool) -> int:
     """How often a worker is killed at random."""
-    return 20 if thorough else 3
+    return 12 if thorough else 3
 
 
 @pytest.fixture
@@ -50,3 +50,13 @@ def wards(kafka: EmbeddedKafka, redis_server: EmbeddedRedis, tmp_path: Path) -> 
     yield make
     for ward in opened:
         ward.stop()
+
+
+@pytest.fixture
+def fragile(
+    kafka: EmbeddedKafka, private_redis: EmbeddedRedis, tmp_path: Path
+) -> Iterator[tuple[SmallWard, EmbeddedRedis]]:
+    """Give a ward whose Redis may be broken."""
+    ward = open_ward(kafka.bootstrap, private_redis.url, tmp_path)
+    yield ward, private_redis
+    ward.stop()

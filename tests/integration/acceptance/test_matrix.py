@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,16 +43,6 @@ Record = Callable[[str, object], None]
 THIRD = len(disturbed().arrival) // 3
 BEYOND_THE_SESSION_S = 9.0
 GROWS_WITHIN_S = 10.0
-
-
-@pytest.fixture
-def fragile(
-    kafka: EmbeddedKafka, private_redis: EmbeddedRedis, tmp_path: Path
-) -> Iterator[tuple[SmallWard, EmbeddedRedis]]:
-    """Give a ward whose Redis may be broken."""
-    ward = open_ward(kafka.bootstrap, private_redis.url, tmp_path)
-    yield ward, private_redis
-    ward.stop()
 
 
 @pytest.mark.row("3")
@@ -248,6 +238,7 @@ def test_clock_of_a_worker_and_of_devices_change_no_byte(wards: OpenWard, dice: 
 
 
 @pytest.mark.row("17")
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_workers_that_come_and_go_during_a_replay_double_nothing_and_never_hold_it_up(
     wards: OpenWard, dice: random.Random, thorough: bool, record_property: Record

@@ -130,7 +130,7 @@ def test_a_bad_record_of_each_kind_is_a_dead_letter_and_nothing_else_changes(
         ward.tell(arrival[number * 20 : (number + 1) * 20])
         places.append(ward.tell_bad(one))
     ward.tell(arrival[len(bad) * 20 :])
-    outcome = ward.finish()
+    outcome = require_invariants(ward)
     require_same(outcome, undisturbed.outcome)
     letters = {}
     for partition in range(ward.topics.partitions):
@@ -165,7 +165,7 @@ def test_every_record_of_a_corpus_of_poison_is_a_dead_letter_as_it_came(
         some = poison[number::rounds]
         places = ward.tell_raw([(PATIENT, one.value) for one in some], home)
         expected.update(zip(places, some, strict=True))
-    outcome = ward.finish()
+    outcome = require_invariants(ward)
     require_same(outcome, undisturbed.outcome)
     letters = ward.read(ward.topics.names.dead_letters, home)
     contract = (ROOT / "docs" / "contract.md").read_text()

@@ -79,7 +79,7 @@ def test_workers_ended_by_sigterm_at_any_moment_leave_in_order_and_compute_one_b
     times, together = (200, 4) if thorough else (8, 2)
     ward, computed = wards(), tmp_path / "computed"
     computed.mkdir()
-    ends = rolled(ward, computed, Load(ward, dice, times), moments(dice, times), together)
+    ends = rolled(ward, computed, Load(ward, dice, times), moments(dice, times), together, asked)
     record_property("ended", dict(Counter(end.at for end in ends)))
     record_property("longest_s", round(max(end.seconds for end in ends), 2))
     require_invariants(ward)
@@ -87,6 +87,27 @@ def test_workers_ended_by_sigterm_at_any_moment_leave_in_order_and_compute_one_b
         assert end.status == 0 or (end.at, end.status) == ("loading", TERMINATED), end
         assert end.seconds < LEAVES_WITHIN_S, end
     record_property("batches", twice_computed(ward, computed))
+
+
+@pytest.mark.row("1")
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_workers_killed_at_any_moment_compute_one_batch_twice_at_most(
+    wards: OpenWard, dice: random.Random, tmp_path: Path, record_property: Record
+) -> None:
+    times, together = 24, 4
+    ward, computed = wards(), tmp_path / "computed"
+    computed.mkdir()
+    ends = rolled(ward, computed, Load(ward, dice, times), moments(dice, times), together, Process.kill)
+    record_property("killed", dict(Counter(end.at for end in ends)))
+    require_invariants(ward)
+    assert {end.status for end in ends} == {-9}
+    record_property("batches", twice_computed(ward, computed))
+
+
+def asked(worker: Process) -> None:
+    """Send SIGTERM, and wait longer than the test will have it."""
+    worker.stop(30)
 
 
 def moments(dice: random.Random, times: int) -> list[Moment]:
@@ -99,7 +120,14 @@ def moments(dice: random.Random, times: int) -> list[Moment]:
     return drawn
 
 
-def rolled(ward: SmallWard, computed: Path, load: Load, when: Sequence[Moment], together: int) -> list[End]:
+def rolled(
+    ward: SmallWard,
+    computed: Path,
+    load: Load,
+    when: Sequence[Moment],
+    together: int,
+    how: Callable[[Process], None],
+) -> list[End]:
     """End workers at these moments, so many workers at a time, each started again at once; they run at the end."""
     workers = [
         ward.start(
@@ -113,7 +141,7 @@ def rolled(ward: SmallWard, computed: Path, load: Load, when: Sequence[Moment], 
     start_s = wait_until(lambda: all(map(holds, workers)), PATIENCE_S, "acquired", workers)
 
     def roll(number: int) -> list[End]:
-        return [ended(workers[number], moment, start_s, load) for moment in when[number::together]]
+        return [ended(workers[number], moment, start_s, load, how) for moment in when[number::together]]
 
     with ThreadPoolExecutor(together) as rolling:
         return [end for ends in rolling.map(roll, range(together)) for end in ends]
@@ -124,7 +152,7 @@ def holds(worker: Process) -> bool:
     return '"acquired"' in worker.tail(30)
 
 
-def ended(worker: Process, moment: Moment, start_s: float, load: Load) -> End:
+def ended(worker: Process, moment: Moment, start_s: float, load: Load, how: Callable[[Process], None]) -> End:
     """Start a worker, if it does not run, tell it something, end it at this moment, and start it again."""
     load.go_on()
     if moment.starting:
@@ -134,10 +162,10 @@ def ended(worker: Process, moment: Moment, start_s: float, load: Load) -> End:
         time.sleep(moment.after)
     held = holds(worker)
     began = time.monotonic()
-    worker.stop(30)
+    how(worker)
     seconds = time.monotonic() - began
     silent = "(empty)" in worker.tail()
-    at = "working" if held else "loading" if silent and worker.exit_status == TERMINATED else "joining"
+    at = "working" if held else "loading" if silent and worker.exit_status != 0 else "joining"
     end = End(at, worker.exit_status, seconds)
     worker.start()
     return end
