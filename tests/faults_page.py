@@ -69,11 +69,11 @@ def _measured(tests: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _told(values: list[Any]) -> str:
-    if all(isinstance(value, int | float) for value in values):
-        if len(values) == 1:
-            return f"{values[0]:g}"
-        return f"{statistics.median(values):g} ({min(values):g} to {max(values):g})"
-    return ", ".join(re.sub(r"[{}'\[\]]", "", str(value)) for value in values)
+    if not all(isinstance(value, int | float) for value in values):
+        return ", ".join(re.sub(r"[{}'\[\]]", "", str(value)) for value in values)
+    if len(values) == 1:
+        return f"{values[0]:,}"
+    return f"{statistics.median(values):,g} ({min(values):,} to {max(values):,})"
 
 
 def main() -> int:

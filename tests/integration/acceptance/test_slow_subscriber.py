@@ -22,6 +22,7 @@ from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.embedded.ports import free_ports
 from streams.embedded.processes import Process
 from tests.integration.acceptance.records import disturbed
+from tests.integration.acceptance.test_recovery import require_within
 from tests.integration.acceptance.ward import PATIENCE_S, SmallWard, open_ward
 from tests.integration.ward import ROOT, wait_until
 
@@ -31,6 +32,7 @@ LARGE = 1000  # events of LARGE_BYTES each
 LARGE_BYTES = 100_000
 # What a listener may cost who takes nothing: less than half of what waits for him.
 MOST_GROWN_BYTES = 40 * 1024 * 1024
+LATE_S = 1.0  # nobody else may wait for as long as one of his bytes takes
 SERVE = "import sys; from streams.serve import serve; from streams.settings import load_settings; " + (
     "serve(load_settings(), lambda url: print(url, flush=True))"
 )
@@ -219,7 +221,9 @@ def test_listener_that_takes_a_byte_a_second_is_cut_off_and_holds_nobody_up(
         grown = process.memory_info().rss - before
     wait_until(lambda: len(quick.told()) >= LARGE, PATIENCE_S, "told")
     assert len(quick.told()) == LARGE
-    record_property("delay_p99_s", round(statistics.quantiles(quick.delays, n=100)[-1], 3))
+    p99_s = round(statistics.quantiles(quick.delays, n=100)[-1], 3)
+    record_property("delay_p99_s", p99_s)
+    require_within(LATE_S, [p99_s])
     assert metric(api, "twin_streams") == 1
     # The 100 MB wait in Kafka, not here.
     record_property("grown_bytes", grown)
