@@ -42,7 +42,7 @@ from twinstate.twin import FORMAT
 LOOK_EVERY_S = 1.0
 ENDS_EVERY_S = 5.0
 ANSWER_WITHIN_S = 5.0
-# Faust's goodbye, which a rebalance under way may hold up: asked to stop, a worker is gone within 5 s.
+# For Faust to take its leave, which once took longer than 5 s: asked to stop, a worker is to be gone by then.
 STOPS_WITHIN_S = 3.0
 
 log = structlog.get_logger()
