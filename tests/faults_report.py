@@ -108,9 +108,9 @@ class FaultReport:
         RESULTS.write_text(json.dumps(told, indent=1) + "\n")
 
     def add_former(self) -> None:
-        """Go on from the file of the run before: what it ran and this one leaves out stays."""
-        former = json.loads(RESULTS.read_text())
-        self.tests = {test["test"]: test for test in former["tests"]}
+        """Go on from the file of the run before, if it wrote one: what it ran and this one leaves out stays."""
+        if RESULTS.exists():
+            self.tests = {test["test"]: test for test in json.loads(RESULTS.read_text())["tests"]}
 
 
 class FaultRows:
