@@ -63,7 +63,7 @@ def test_transactions_and_a_wrong_partition_in_the_input_change_nothing(
     ward.tell(poison[:1], partition=elsewhere)
     ward.tell(arrival[2 * third :])
     within(poison, commit=False)  # the last word of the log: nothing but markers to apply
-    outcome = ward.finish()
+    outcome = require_invariants(ward)
     require_same(outcome, undisturbed.outcome)
     [letter] = ward.read(ward.topics.names.dead_letters, elsewhere)
     assert dict(letter.headers() or [])["twin-error-class"] == b"wrong_partition"

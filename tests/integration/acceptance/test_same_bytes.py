@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streams.simulation.perturb import perturb
+from tests.integration.acceptance.invariants import require_invariants
 from tests.integration.acceptance.records import (
     altered,
     body_of,
@@ -59,7 +60,7 @@ def test_records_in_any_order_within_the_limits_give_the_digest_of_their_set(
     telling = another.telling(arrival)
     in_order.tell(delivery.in_order)
     telling.done()
-    shuffled, expected = another.finish(), in_order.finish()
+    shuffled, expected = require_invariants(another), require_invariants(in_order)
     for outcome in (undisturbed.outcome, shuffled):
         assert outcome.twins == expected.twins
         assert outcome.digest == expected.digest
