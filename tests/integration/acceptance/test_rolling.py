@@ -15,7 +15,7 @@ import pytest
 
 from streams.demo.plan import DemoRecord
 from streams.embedded.processes import Process
-from tests.integration.acceptance.counted import DIRECTORY, read_stints
+from tests.integration.acceptance.counted import BATCH_S, DIRECTORY, read_stints
 from tests.integration.acceptance.invariants import audits, require_invariants
 from tests.integration.acceptance.records import disturbed
 from tests.integration.acceptance.ward import PATIENCE_S, OpenWard, SmallWard
@@ -23,6 +23,7 @@ from tests.integration.ward import wait_until
 
 Record = Callable[[str, object], None]
 LEAVES_WITHIN_S = 5.0
+APPLIES_WITHIN_S = 15.0
 TERMINATED = -15  # SIGTERM before Python runs a line of ours: nothing was held, nothing is left behind
 # So small that a partition makes many; each takes `counted.BATCH_S` at least.
 RECORDS_A_BATCH = 5
@@ -31,9 +32,15 @@ AGAIN = 10
 
 
 class Moment(NamedTuple):
-    """When a worker is ended: in its start, after a share of the time one takes; or so long after it acquired, s."""
+    """When a worker is ended.
 
-    starting: bool
+    Attributes:
+        when: "starting", after a share of the time a start takes; "acquired", so long after it, s; or "applying", once
+            it began with so many batches, and so has applied all but the last.
+        after: That share, time or number.
+    """
+
+    when: str
     after: float
 
 
@@ -66,8 +73,14 @@ class Load:
         with self._turn:
             if len(self._cuts) > 1:
                 begin, end = self._cuts.pop(0), self._cuts[0]
-                told: Sequence[DemoRecord] = disturbed().arrival[:end]
-                self._ward.tell([*told[begin:], *self._dice.sample(told, min(AGAIN, len(told)))])
+                self._ward.tell(disturbed().arrival[begin:end])
+        self.more()
+
+    def more(self) -> None:
+        """Tell some of the earlier ones again."""
+        with self._turn:
+            told: Sequence[DemoRecord] = disturbed().arrival[: self._cuts[0]]
+            self._ward.tell(self._dice.sample(told, min(AGAIN, len(told))))
 
 
 @pytest.mark.row("28")
@@ -76,10 +89,13 @@ class Load:
 def test_workers_ended_by_sigterm_at_any_moment_leave_in_order_and_compute_one_batch_twice_at_most(
     wards: OpenWard, dice: random.Random, thorough: bool, tmp_path: Path, record_property: Record
 ) -> None:
-    times, together = (200, 4) if thorough else (8, 2)
+    times, together = (200, 4) if thorough else (10, 2)
     ward, computed = wards(), tmp_path / "computed"
     computed.mkdir()
     ends = rolled(ward, computed, Load(ward, dice, times), moments(dice, times), together, asked)
+    applied = ward.positions()
+    assert applied > times // 5, "no worker came to apply anything"
+    record_property("applied meanwhile", applied)
     record_property("ended", dict(Counter(end.at for end in ends)))
     record_property("longest_s", round(max(end.seconds for end in ends), 2))
     require_invariants(ward)
@@ -111,11 +127,15 @@ def asked(worker: Process) -> None:
 
 
 def moments(dice: random.Random, times: int) -> list[Moment]:
-    """Draw when workers are ended: two of five in the later part of their start, the others soon after it."""
-    drawn = [
-        Moment(True, dice.uniform(0.3, 1.1)) if number % 5 < 2 else Moment(False, dice.uniform(0.0, 0.8))
-        for number in range(times)
-    ]
+    """Draw when workers are ended."""
+    drawn = []
+    for number in range(times):
+        if number % 5 < 2:
+            drawn.append(Moment("starting", dice.uniform(0.3, 1.1)))
+        elif number % 5 < 4:
+            drawn.append(Moment("acquired", dice.uniform(0.0, 0.8)))
+        else:
+            drawn.append(Moment("applying", dice.randint(2, 4)))
     dice.shuffle(drawn)
     return drawn
 
@@ -141,7 +161,9 @@ def rolled(
     start_s = wait_until(lambda: all(map(holds, workers)), PATIENCE_S, "acquired", workers)
 
     def roll(number: int) -> list[End]:
-        return [ended(workers[number], moment, start_s, load, how) for moment in when[number::together]]
+        return [
+            ended(workers[number], moment, start_s, load, computed, how) for moment in when[number::together]
+        ]
 
     with ThreadPoolExecutor(together) as rolling:
         return [end for ends in rolling.map(roll, range(together)) for end in ends]
@@ -152,14 +174,35 @@ def holds(worker: Process) -> bool:
     return '"acquired"' in worker.tail(30)
 
 
-def ended(worker: Process, moment: Moment, start_s: float, load: Load, how: Callable[[Process], None]) -> End:
-    """Start a worker, if it does not run, tell it something, end it at this moment, and start it again."""
+def begun(worker: Process, computed: Path) -> int:
+    """How many batches a worker has begun with since its last start."""
+    file = computed / str(worker.pid)
+    return file.read_text().count(" batch ") if file.exists() else 0
+
+
+def ended(
+    worker: Process,
+    moment: Moment,
+    start_s: float,
+    load: Load,
+    computed: Path,
+    how: Callable[[Process], None],
+) -> End:
+    """Tell a worker something, end it at this moment, and start it again."""
     load.go_on()
-    if moment.starting:
+    if moment.when == "starting":
         time.sleep(moment.after * start_s)
     else:
         wait_until(lambda: holds(worker), PATIENCE_S, "acquired", [worker])
+    if moment.when == "acquired":
         time.sleep(moment.after)
+    if moment.when == "applying":
+        deadline = (
+            time.monotonic() + APPLIES_WITHIN_S
+        )  # one that a rebalance left without a partition never does
+        while holds(worker) and begun(worker, computed) < moment.after and time.monotonic() < deadline:
+            load.more()
+            time.sleep(BATCH_S)
     held = holds(worker)
     began = time.monotonic()
     how(worker)
