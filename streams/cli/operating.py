@@ -34,7 +34,7 @@ ops = typer.Typer(
 )
 app.add_typer(ops, name="ops", rich_help_panel="Run")
 
-PLACE = re.compile(r"^(\d{1,9})/(\d{1,18})$")
+PLACE = re.compile(r"([0-9]{1,9})/([0-9]{1,18})")
 
 
 @ops.command()
@@ -298,7 +298,7 @@ def backup(
 
 
 def _place(text: str) -> tuple[int, int]:
-    found = PLACE.match(text)
+    found = PLACE.fullmatch(text)
     if found is None:
         raise UserError(f"--at is {text!r}; give partition/offset of the input topic, such as 2/4711")
     return int(found[1]), int(found[2])
