@@ -20,7 +20,7 @@ from tests.integration.acceptance.invariants import require_invariants
 from tests.integration.acceptance.records import disturbed
 from tests.integration.acceptance.ward import PATIENCE_S, SmallWard, open_ward
 from tests.integration.ward import wait_until
-from tests.streams.releases import add_release, config_with, other_model, stricter
+from tests.streams.releases import GOTI, add_release, config_with, other_model, rewritten, stricter
 
 Record = Callable[[str, object], None]
 SEED = 20261125
@@ -131,6 +131,8 @@ def test_library_in_effect_is_activated_once_more_when_another_waits_before_it_i
     under = fingerprints(ward)
     worker.kill()
     twin(ward, "ops", "activate", "stricter", "--send")
+    again = twin(ward, "ops", "activate", "stricter", "--send", status=2)
+    assert "in effect in every partition already, or will be when its records are applied" in again
     done = twin(ward, "ops", "activate", "first", "--send")
     assert len(done["places"]) == ward.topics.partitions
     worker.start()
@@ -139,6 +141,35 @@ def test_library_in_effect_is_activated_once_more_when_another_waits_before_it_i
     # The log ends in the marker of a transaction by now, which is no record that waits.
     said = twin(ward, "ops", "activate", "first", "--send", status=2)
     assert "in effect in every partition already" in said
+
+
+def test_release_that_may_not_follow_one_that_still_waits_in_the_log_is_refused_before_anything_is_sent(
+    ward: SmallWard, tmp_path: Path
+) -> None:
+    add_release(tmp_path / "config", "watched", watched)
+    worker = ward.start()
+    ward.tell(disturbed().arrival[:40])
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    worker.kill()
+    twin(ward, "ops", "activate", "watched", "--send")
+    ends = [ward.end(number) for number in range(ward.topics.partitions)]
+    said = twin(ward, "ops", "activate", "stricter", "--send", status=2)
+    assert "stricter cannot follow watched, which is in effect at the end of partition 0" in said
+    assert "lacks the threshold higher_auc24" in said
+    assert [ward.end(number) for number in range(ward.topics.partitions)] == ends
+    worker.start()
+    require_invariants(ward)
+
+
+def watched(folder: Path) -> None:
+    """One more alarm for vancomycin."""
+    rewritten(
+        folder,
+        GOTI,
+        lambda data: data["thresholds"].update(
+            higher_auc24={**data["thresholds"]["high_auc24"], "toxicity_alarm": 700}
+        ),
+    )
 
 
 def fingerprints(ward: SmallWard) -> list[str]:
