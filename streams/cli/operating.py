@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -267,7 +268,7 @@ def backup(
             raise UserError(
                 f"Redis wrote {saved.server_file} on its machine, which cannot be seen from here (a file of that name "
                 f"here is not the one just written): copy it to {directory}/dump.rdb, readable by you alone, then twin "
-                f"ops backup {directory} --check"
+                f"ops backup {shlex.quote(str(directory))} --check"
             )
     found = look(chosen, directory)
     if as_json:

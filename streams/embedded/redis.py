@@ -75,7 +75,7 @@ class EmbeddedRedis(Server):
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "redis.conf"
-        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data)
+        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=word(data))
         if self.cluster_port is not None:
             text += CLUSTER_CONFIGURATION.format(host=LOOPBACK, port=self.cluster_port)
         configuration.write_text(text)
@@ -91,6 +91,12 @@ class EmbeddedRedis(Server):
                 return bool(client.ping()) and client.info("server")["process_id"] == self._process.pid
             except redis.exceptions.RedisError:  # refused; or loading its data
                 return False
+
+
+def word(path: Path) -> str:
+    """A path as one word of Redis's configuration, whatever characters it has."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'
 
 
 def redis_server(scratch: Path) -> Path:
