@@ -254,7 +254,8 @@ class PartitionProcessor:
                     f"partition {self.partition}: the twins stand at offset {position}, the log has {first} to {end}. "
                     + (
                         f"Records {position} to {first - 1} are gone by retention, and were never applied. Restore "
-                        "them, or a Redis that had applied them; or begin with an empty Redis and what the log has"
+                        "them, or a Redis that had applied them; or begin with an empty Redis and what the log has: "
+                        "docs/operations.md, Retention lost"
                         if position < first
                         else "The topic was made anew, or Redis belongs to another Kafka: join the two that belong "
                         "together, or start with an empty Redis"
