@@ -370,13 +370,25 @@ class PartitionProcessor:
         """Write, as often as the store is away or full; also say whether an earlier try may have been written."""
         tries = 0
         wait = Backoff()
+
+        def going_on() -> None:
+            self.status.alive("writing")
+            fail_point("between_pieces")
+
         fail_point("before_apply")
         while True:
 
             async def attempt() -> Answer:
                 nonlocal tries
                 tries += 1
-                return await self._store.apply(lease, batch.begin, batch.end, outcome, self._versions)
+                return await self._store.apply(
+                    lease,
+                    batch.begin,
+                    batch.end,
+                    outcome,
+                    self._versions,
+                    going_on,
+                )
 
             began = time.monotonic()
             answer = await self._patiently(attempt, "writing twins")

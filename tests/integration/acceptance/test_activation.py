@@ -105,6 +105,36 @@ def test_library_activated_in_mid_stream_is_in_effect_from_one_place_whatever_is
     assert [one["changed"] for one in rebuilt] == [[]] * ward.topics.partitions
 
 
+def test_worker_killed_between_two_pieces_of_a_partition_leaves_old_twins_and_the_next_one_writes_all(
+    ward: SmallWard,
+) -> None:
+    arrival = disturbed().arrival
+    worker = ward.start()
+    ward.tell(arrival[:THIRD])
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    worker.kill()
+    before = ward.outcome().twins
+    twin(ward, "ops", "activate", "stricter", "--send")
+    piecemeal = {
+        "TWIN_WORKER__PIPELINE_FACTORY": "tests.integration.acceptance.piecemeal:create_piecemeal_pipeline"
+    }
+    dying = ward.start("dying", TWIN_FAIL_POINT="between_pieces:2", **piecemeal)
+    assert dying.wait(PATIENCE_S) == -9
+    with redis.Redis.from_url(ward.redis_url) as client:
+        aside = list(client.scan_iter(f"tw:{{{ward.group}.*}}:staged"))
+        assert len(aside) >= 1
+        now = ward.outcome().twins
+        for key in aside:
+            waiting = [name.decode() for name in client.hkeys(key) if b" " not in name]
+            assert waiting
+            assert all(now[name] == before[name] for name in waiting)
+        ward.start("next", **piecemeal)
+        ward.tell(arrival[THIRD : 2 * THIRD])
+        outcome = require_invariants(ward)
+        assert list(client.scan_iter(f"tw:{{{ward.group}.*}}:staged")) == []
+    assert outcome.counts["activated"] == ward.topics.partitions
+
+
 def test_worker_without_the_activated_library_ends_with_78_and_goes_on_once_it_has_it(
     ward: SmallWard, tmp_path: Path
 ) -> None:
