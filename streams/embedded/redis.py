@@ -38,9 +38,11 @@ cluster-enabled yes
 cluster-port {port}
 cluster-announce-ip {host}
 cluster-node-timeout 3000
-# Without replicas nobody takes over; the other nodes' slots stay of use meanwhile.
+# While nobody has taken over, the other nodes' slots stay of use.
 cluster-require-full-coverage no
 cluster-allow-replica-migration no
+# However old a replica is, it takes over: what it lacks is read again from the log.
+cluster-replica-validity-factor 0
 """
 
 
