@@ -147,10 +147,13 @@ def test_lag_ten_times_as_long_is_worked_off_in_the_same_memory_though_redis_is_
     try:
         worker = surged.start()
         surged.reach(1)
+        began = time.monotonic()
         private_redis.pause()
         time.sleep(AWAY_S)
         private_redis.resume()
         wait_until(surged.at_end, PATIENCE_S, "worked off", [worker])
+        took = time.monotonic() - began - AWAY_S
+        record_property("drain", {"records": len(records), "seconds": round(took, 1)})
         peak, outcome = peak_memory_mb(worker), require_invariants(surged)
     finally:
         surged.stop()
