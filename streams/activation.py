@@ -26,7 +26,9 @@ class ActivateRecord(
     schema: Literal["twin.control/1"]
     id: Name
     source: Name
-    library: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 of the library's content")]
+    library: Annotated[
+        str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="SHA-256 of the library's content")
+    ]
 
 
 class Activation(NamedTuple):

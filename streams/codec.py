@@ -53,12 +53,16 @@ from twinstate.history import (
 )
 from twinstate.library import Library
 from twinstate.types import NS_PER_HOUR
-from twinstate.units import AMOUNT, to_canonical
+from twinstate.units import AMOUNT, factor_of, to_canonical
 
 LARGEST_RECORD = 64 * 1024
 MOST_PLANNED_DOSES = 1000
 MOST_OVERLAPPING = 32  # infusions of a steady-state train that may run at once
 LARGEST_DOSE_MG = 1e6  # 1 kg: beyond every drug there is; a mistaken unit, or a broken sender
+SMALLEST_DOSE_MG = 1e-6  # 1 ng: a thousandth of what the most potent drugs are dosed in
+# In every analyte's own unit. In mg/L it is 1 fg/mL: mass spectrometers quantify some 1,000 times as much at best.
+SMALLEST_LEVEL = 1e-9
+SHORTEST_PERIOD_S = 1e-3  # 1 kHz, faster than an electrocardiograph; below it samples would fall together
 BACKFILL_HEADER = "twin-backfill"
 MQTT_TOPIC_HEADER = "twin-mqtt-topic"  # the bridge sets it: what carries it was sent by a device
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -69,7 +73,7 @@ _LATEST = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 # Built once, as modules are loaded: msgspec crashes when two threads build the decoder of one type at the same time.
 _WIRE = msgspec.json.Decoder(WireRecord)
 # A device and its own count; the id is all that tells a frame sent again from a new one.
-_FRAME_ID = re.compile(r"^[!-~]+:[0-9]{1,18}$")
+_FRAME_ID = re.compile(r"[!-~]+:[0-9]{1,18}")
 _LONGEST_PLAN_H = 24.0 * 366 * 10
 
 
@@ -123,7 +127,7 @@ class Decoder:
         try:
             record = self._parse(raw)
             self._check_place(raw, record.patient)
-            if isinstance(record, WearableRecord) and not _FRAME_ID.match(record.id):
+            if isinstance(record, WearableRecord) and not _FRAME_ID.fullmatch(record.id):
                 raise _Refused(
                     "bad_frame",
                     f"id is {record.id!r}; a frame's is device:sequence, such as watch-12:4711",
@@ -325,8 +329,16 @@ class Decoder:
                 f"payload.analyte {payload.analyte!r} is neither a known slug nor a known LOINC code; "
                 "`twin signals` lists what can be sent",
             )
-        number = to_canonical(payload.value, payload.unit, analyte.units, f"payload.value ({analyte.slug})")
-        number = self._bounded(number, analyte.reject, analyte.unit, f"payload.value ({analyte.slug})")
+        place = f"payload.value ({analyte.slug})"
+        number = to_canonical(payload.value, payload.unit, analyte.units, place)
+        if number < SMALLEST_LEVEL:
+            raise _Refused(
+                "implausible",
+                f"{place} is {payload.value!r} {payload.unit}; below {SMALLEST_LEVEL:g} {analyte.unit} no laboratory "
+                "measures anything: check the sender's number, or send the limit of quantification with "
+                'censored: "below"',
+            )
+        number = self._bounded(number, analyte.reject, analyte.unit, place)
         return Lab(analyte.slug, number, payload.censored == "below")
 
     def _frame(self, payload: WearablePayload, event_time: int) -> Frame:
@@ -336,8 +348,15 @@ class Decoder:
                 "unknown_signal",
                 f"payload.signal {payload.signal!r} is not known; `twin signals` lists what can be sent",
             )
-        to_canonical(0.0, payload.unit, signal.units, f"payload.unit ({signal.slug})")
-        values = np.array(payload.values, dtype=np.float64) * signal.units[payload.unit]
+        told = next(
+            (f"[{n}] ({signal.slug}): {v:g}" for n, v in enumerate(payload.values) if v is not None), None
+        )
+        place = (
+            f"payload.unit ({signal.slug}): a frame without a reading"
+            if told is None
+            else f"payload.values{told}"
+        )
+        values = np.array(payload.values, dtype=np.float64) * factor_of(payload.unit, signal.units, place)
         times = self._sample_times(payload, event_time)
         return Frame(signal.slug, fold_frame(values, times, signal), int(times.min()))
 
@@ -353,6 +372,12 @@ class Decoder:
                     f"the last of payload.offsets_s is {offsets.max():g}, not 0: event_time is that of the last sample",
                 )
         elif payload.period_s is not None:
+            if payload.period_s < SHORTEST_PERIOD_S:
+                raise _Refused(
+                    "bad_frame",
+                    f"payload.period_s is {payload.period_s!r} s, shorter than {SHORTEST_PERIOD_S:g} s; it is the time "
+                    "from one sample to the next, in seconds",
+                )
             offsets = np.arange(1 - n, 1, dtype=np.float64) * payload.period_s
         elif n == 1:
             offsets = np.zeros(1)
@@ -374,10 +399,10 @@ class Decoder:
 
     def _amount(self, amount: Quantity, place: str) -> float:
         number = to_canonical(amount.value, amount.unit, AMOUNT, place)
-        if not 0.0 < number <= LARGEST_DOSE_MG:
+        if not SMALLEST_DOSE_MG <= number <= LARGEST_DOSE_MG:
             raise _Refused(
                 "implausible",
-                f"{place} is {amount.value:g} {amount.unit}; a dose is more than nothing and at most 1 kg",
+                f"{place} is {amount.value!r} {amount.unit}; a dose is more than nothing: 1 ng to 1 kg",
             )
         return number
 

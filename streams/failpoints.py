@@ -16,6 +16,7 @@ from typing import Literal
 FailPoint = Literal[
     "in_acquire",
     "before_apply",
+    "between_pieces",
     "after_apply_before_reply",
     "after_publish_before_ack",
     "before_rewrite",

@@ -254,7 +254,8 @@ class PartitionProcessor:
                     f"partition {self.partition}: the twins stand at offset {position}, the log has {first} to {end}. "
                     + (
                         f"Records {position} to {first - 1} are gone by retention, and were never applied. Restore "
-                        "them, or a Redis that had applied them; or begin with an empty Redis and what the log has"
+                        "them, or a Redis that had applied them; or begin with an empty Redis and what the log has: "
+                        "docs/operations.md, Retention lost"
                         if position < first
                         else "The topic was made anew, or Redis belongs to another Kafka: join the two that belong "
                         "together, or start with an empty Redis"
@@ -371,13 +372,25 @@ class PartitionProcessor:
         """Write, as often as the store is away or full; also say whether an earlier try may have been written."""
         tries = 0
         wait = Backoff()
+
+        def going_on() -> None:
+            self.status.alive("writing")
+            fail_point("between_pieces")
+
         fail_point("before_apply")
         while True:
 
             async def attempt() -> Answer:
                 nonlocal tries
                 tries += 1
-                return await self._store.apply(lease, batch.begin, batch.end, outcome, self._versions)
+                return await self._store.apply(
+                    lease,
+                    batch.begin,
+                    batch.end,
+                    outcome,
+                    self._versions,
+                    going_on,
+                )
 
             began = time.monotonic()
             answer = await self._patiently(attempt, "writing twins")

@@ -19,6 +19,7 @@ import msgspec
 from streams.activation import Activation, read_activation
 from streams.codec import Accepted, Decoder, Refusal
 from streams.fingerprint import fingerprint_of
+from streams.library_change import Change, judge_activation, trace_of
 from streams.messages import (
     EVENT_SOURCE,
     dead_letter,
@@ -32,20 +33,11 @@ from streams.releases import MissingLibraryError, Releases, load_releases
 from twinstate.library import Library
 from twinstate.outlook import Memo
 from twinstate.risk.episodes import RETRACTED
-from twinstate.succession import breaches
 from twinstate.timeline import Outcome
 from twinstate.twin import Rules, Twin, encode, thaw
 
 # Fits and forecasts remembered, some 10 kB each.
 MEMO_SIZE = 4096
-
-
-@dataclass(frozen=True)
-class Change:
-    """An activation that holds: the library in effect from its place on; None when it is in effect already."""
-
-    activation: Activation
-    library: Library | None
 
 
 @dataclass
@@ -174,7 +166,7 @@ class Pipeline:
             progress()
             if isinstance(decoded, Change):
                 counts["duplicate" if decoded.library is None else "activated"] += 1
-                trace.append(_trace_change(raw, decoded))
+                trace.append(trace_of(raw, decoded))
                 if decoded.library is not None:
                     outgoing += self._adopt(decoded.library, raw, changed, counts, progress)
                     fingerprint = self.active
@@ -267,40 +259,6 @@ def create_pipeline(library_dir: str, partition: int, partitions: int, group: st
     """
     releases = load_releases(Path(library_dir))
     return Pipeline(releases.first, partition, partitions, releases=releases)
-
-
-def judge_activation(asked: Activation, library: Library, releases: Releases) -> Change | Refusal:
-    """Say what an activation does where `library` is in effect.
-
-    Raises:
-        MissingLibraryError: The library it names is not here, so nothing can be said.
-    """
-    if asked.library == library.fingerprint:
-        return Change(asked, None)
-    wanted = releases.of_content(asked.library)
-    wrong = breaches(library, wanted)
-    if wrong:
-        return Refusal(
-            "unfit_library",
-            f"library {asked.library[:12]} cannot follow {library.fingerprint[:12]} in mid-stream: {'; '.join(wrong)}. "
-            "Make it the first library and derive the twins again: twin rebuild",
-            None,
-        )
-    return Change(asked, wanted)
-
-
-def _trace_change(raw: RawRecord, change: Change) -> Mapping[str, Any]:
-    """A line of the trace about an activation: it names no patient."""
-    asked = change.activation
-    return {
-        "offset": raw.offset,
-        "kind": "model.activate",
-        "source": asked.source,
-        "id": asked.id,
-        "outcome": "duplicate" if change.library is None else "activated",
-        "reason": f"library {asked.library[:12]}"
-        + (" is in effect already" if change.library is None else " is in effect from here on"),
-    }
 
 
 def _trace(raw: RawRecord, record: tuple[Any, ...] | None, outcome: str, reason: str) -> Mapping[str, Any]:

@@ -219,9 +219,18 @@ class TwinStore(Protocol):
         """Take over a partition and fence its former owner; `start` is the position of one never applied to."""
 
     async def apply(
-        self, lease: Lease, begin: int, end: int, outcome: BatchOutcome, versions: Mapping[str, int]
+        self,
+        lease: Lease,
+        begin: int,
+        end: int,
+        outcome: BatchOutcome,
+        versions: Mapping[str, int],
+        progress: Callable[[], None] = ...,
     ) -> Answer:
-        """Write the outcome of the records in [begin, end), if the store stands at `begin`."""
+        """Write the outcome of the records in [begin, end), if the store stands at `begin`.
+
+        `progress` is called as a long write goes on.
+        """
 
     async def recall(self, partition: int, patients: Sequence[str]) -> dict[str, Recalled]:
         """Read the twins of `patients`, all from one moment."""

@@ -15,7 +15,8 @@ from msgspec import Meta
 SCHEMA = "twin.record/1"
 
 LONGEST_NAME = 128
-NAME_PATTERN = r"^[!-~]+$"
+# `$` alone is content with a line break after it where Python searches; written so, JSON Schema reads it the same.
+NAME_PATTERN = r"^[!-~]+$(?!\n)"
 Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME, pattern=NAME_PATTERN)]
 Slug = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset")]

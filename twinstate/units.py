@@ -65,14 +65,29 @@ def to_canonical(value: float, unit: str, allowed: Mapping[str, float], what: st
     Raises:
         UnitError: The unit is not in the list, or the value is not a finite number.
     """
-    factor = allowed.get(unit)
-    if factor is None:
-        raise UnitError(
-            f"{what}: {value:g} has the unit '{unit}', which is not read; send {_one_of(allowed)}{_hint(unit, allowed)}"
-        )
+    factor = factor_of(unit, allowed, f"{what}: {value:g}")
     if not math.isfinite(value):
         raise UnitError(f"{what}: {value} {unit} is not a finite number; leave the value out instead")
     return value * factor
+
+
+def factor_of(unit: str, allowed: Mapping[str, float], what: str) -> float:
+    """What one of a unit is in the canonical unit.
+
+    Args:
+        unit: The UCUM unit as sent, compared letter by letter.
+        allowed: Factor of every unit that is read.
+        what: What has it, for the error, with its number where there is one ("lab vancomycin: 14.2").
+
+    Raises:
+        UnitError: The unit is not in the list.
+    """
+    factor = allowed.get(unit)
+    if factor is None:
+        raise UnitError(
+            f"{what} has the unit '{unit}', which is not read; send {_one_of(allowed)}{_hint(unit, allowed)}"
+        )
+    return factor
 
 
 def _one_of(allowed: Mapping[str, float]) -> str:

@@ -74,17 +74,19 @@ class LogReader:
             raise self._failed(partition, error.args[0].str()) from error
         return low, end
 
-    def read(self, partition: int, end: int, count: int) -> Iterator[Stretch]:
-        """Read every committed record before `end`, at most `count` at a time.
+    def read(self, partition: int, end: int, count: int, begin: int = OFFSET_BEGINNING) -> Iterator[Stretch]:
+        """Read every committed record from `begin` (the log's first by default) to before `end`, `count` at a time.
 
         Holes (transaction markers, aborted records, compaction) are passed over in silence, also just before `end`.
 
         Raises:
-            LogError: The broker does not answer.
+            LogError: The broker does not answer, or the log begins after `begin`.
         """
-        self._consumer.assign([TopicPartition(self._topic, partition, OFFSET_BEGINNING)])
+        position = max(begin, 0)
+        if position >= end:
+            return
+        self._consumer.assign([TopicPartition(self._topic, partition, begin)])
         heard = time.monotonic()
-        position = 0
         while position < end:
             records: list[RawRecord] = []
             for message in self._consumer.consume(count, timeout=LOOK_EVERY_S):

@@ -6,7 +6,8 @@ before their first write, since Redis does not roll back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib import resources
@@ -31,6 +32,7 @@ from streams.ports import (
     StaleClaimError,
     StoredTwin,
     StoreRefusedError,
+    StoreUnavailableError,
     Verdict,
 )
 
@@ -51,6 +53,7 @@ class PartitionKeys:
         self.audit = stem + "au"
         self.trace = stem + "tr"
         self.counters = stem + "n"
+        self.staged = stem + "staged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,15 @@ class StoreLimits:
         trace_batches: Entries of the trace stream, about.
         lease_ms: A claim of an older generation is refused while the owner was seen within this time; three session
             timeouts, so that a deleted group (its generations restart) is not fenced out for ever.
+        command_bytes: Twins of a whole partition go in pieces of about this size: each is written well within the time
+            that a command may take, and Redis answers others between two of them.
     """
 
     outbox_messages: int = 10_000
     audit_batches: int = 10_000
     trace_batches: int = 2_000
     lease_ms: int = 30_000
+    command_bytes: int = 4 * 1024 * 1024
 
 
 class PartitionMeta(NamedTuple):
@@ -103,7 +109,7 @@ class _Script:
         self.digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-ACQUIRE, APPLY, ACK = _Script("acquire"), _Script("apply"), _Script("ack")
+ACQUIRE, STAGE, APPLY, ACK = (_Script(name) for name in ("acquire", "stage", "apply", "ack"))
 READ_TWINS, READ_ROWS = _Script("read_twins"), _Script("read_rows")
 
 
@@ -125,6 +131,9 @@ class RedisStore:
         self.group = group
         self.limits = limits or StoreLimits()
         self._keys: dict[int, PartitionKeys] = {}
+        self._aside: dict[
+            int, tuple[BatchOutcome, str]
+        ] = {}  # what is put aside, and its token, by partition
 
     def keys(self, partition: int) -> PartitionKeys:
         """Name the keys of a partition."""
@@ -227,7 +236,13 @@ class RedisStore:
         )
 
     async def apply(
-        self, lease: Lease, begin: int, end: int, outcome: BatchOutcome, versions: Mapping[str, int]
+        self,
+        lease: Lease,
+        begin: int,
+        end: int,
+        outcome: BatchOutcome,
+        versions: Mapping[str, int],
+        progress: Callable[[], None] = lambda: None,
     ) -> Answer:
         """Write the outcome of the records in [begin, end) if the store stands at `begin`.
 
@@ -237,6 +252,7 @@ class RedisStore:
             end: Position after its last record; holes in offsets are legal.
             outcome: What to write.
             versions: By patient, the version each twin was built on; a patient without one is new (0).
+            progress: Called after each piece of a write that takes several.
 
         Returns:
             The answer; nothing was written unless it is OK.
@@ -253,9 +269,17 @@ class RedisStore:
             limits.audit_batches,
             limits.trace_batches,
         ]
-        arguments += [outcome.trace, outcome.under, outcome.fingerprint, len(outcome.twins)]
+        token = ""
+        if outcome.fingerprint and _size(outcome.twins) > limits.command_bytes:
+            put = self._aside.pop(lease.partition, None)
+            token = secrets.token_hex(8) if put is None or put[0] is not outcome else put[1]
+            if put is None or put[0] is not outcome:
+                refused = await self._stage(lease, token, outcome.twins, progress)
+                if refused is not None:
+                    return refused
+        arguments += [outcome.trace, outcome.under, outcome.fingerprint, token, len(outcome.twins)]
         for patient, twin in outcome.twins.items():
-            arguments += [patient, versions.get(patient, 0), msgspec.msgpack.encode(twin)]
+            arguments += [patient, versions.get(patient, 0), b"" if token else msgspec.msgpack.encode(twin)]
         for rows in (outcome.standing, outcome.index):
             arguments.append(len(rows))
             for patient, row in rows.items():
@@ -271,11 +295,39 @@ class RedisStore:
         answer = await self._run(
             APPLY,
             [keys.meta, keys.twins, keys.versions, keys.standing, keys.index, *keys.outboxes.values(), keys.audit,
-             keys.trace, keys.counters],
+             keys.trace, keys.counters, keys.staged],
             arguments,
         )  # fmt: skip
-        detail = answer[2].decode() if len(answer) > 2 else ""
-        return Answer(Verdict(answer[0].decode()), int(answer[1]), detail)
+        verdict = _answer(answer)
+        if token and verdict.verdict is Verdict.FULL:
+            self._aside[lease.partition] = (outcome, token)  # the same call comes again, perhaps for hours
+        return verdict
+
+    async def _stage(
+        self, lease: Lease, token: str, twins: Mapping[str, StoredTwin], progress: Callable[[], None]
+    ) -> Answer | None:
+        """Put all twins of a partition aside, in pieces; the refusal when another owner has acquired it meanwhile.
+
+        Raises:
+            StoreUnavailableError: No answer, or the store was set back between two pieces; apply again.
+        """
+        keys = self.keys(lease.partition)
+        arguments: list[bytes | str | int] = [lease.epoch, lease.owner, token, 1]
+        size, left = 0, len(twins)
+        for patient, twin in twins.items():
+            packed = msgspec.msgpack.encode(twin)
+            arguments += [patient, packed]
+            size, left = size + len(packed), left - 1
+            if size < self.limits.command_bytes and left:
+                continue
+            answer = await self._run(STAGE, [keys.meta, keys.staged], arguments)
+            if answer[0] == b"FENCED":
+                return _answer(answer)
+            if answer[0] == b"LOST":
+                raise StoreUnavailableError("Redis was set back while the twins of a partition were written")
+            progress()
+            arguments, size = [lease.epoch, lease.owner, token, 0], 0
+        return None
 
     async def recall(self, partition: int, patients: Sequence[str]) -> dict[str, Recalled]:
         """Read the twins of `patients`, all from one moment.
@@ -458,6 +510,14 @@ def state_format(packed: bytes) -> int | None:
     except (msgspec.DecodeError, ValueError):
         return None
     return document[0] if isinstance(document, list) and document and isinstance(document[0], int) else None
+
+
+def _size(twins: Mapping[str, StoredTwin]) -> int:
+    return sum(len(one.canonical) + len(one.rest) for one in twins.values())
+
+
+def _answer(answer: Any) -> Answer:
+    return Answer(Verdict(answer[0].decode()), int(answer[1]), answer[2].decode() if len(answer) > 2 else "")
 
 
 def _is_pair(answer: Any) -> bool:

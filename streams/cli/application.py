@@ -52,7 +52,7 @@ def _checked(what: str, given: str) -> str:
         raise UserError(f"the {what} is empty; {rule}")
     if len(given) > LONGEST_NAME:
         raise UserError(f"the {what} has {len(given)} characters; {rule}")
-    wrong = next((character for character in given if not re.match(NAME_PATTERN, character)), None)
+    wrong = next((character for character in given if not re.search(NAME_PATTERN, character)), None)
     if wrong is not None:
         raise UserError(f"the {what} {given!a} has the character {wrong!a}; {rule}")
     return given

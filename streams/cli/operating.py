@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,7 @@ ops = typer.Typer(
 )
 app.add_typer(ops, name="ops", rich_help_panel="Run")
 
-PLACE = re.compile(r"^(\d{1,9})/(\d{1,18})$")
+PLACE = re.compile(r"([0-9]{1,9})/([0-9]{1,18})")
 
 
 @ops.command()
@@ -267,7 +268,7 @@ def backup(
             raise UserError(
                 f"Redis wrote {saved.server_file} on its machine, which cannot be seen from here (a file of that name "
                 f"here is not the one just written): copy it to {directory}/dump.rdb, readable by you alone, then twin "
-                f"ops backup {directory} --check"
+                f"ops backup {shlex.quote(str(directory))} --check"
             )
     found = look(chosen, directory)
     if as_json:
@@ -298,7 +299,7 @@ def backup(
 
 
 def _place(text: str) -> tuple[int, int]:
-    found = PLACE.match(text)
+    found = PLACE.fullmatch(text)
     if found is None:
         raise UserError(f"--at is {text!r}; give partition/offset of the input topic, such as 2/4711")
     return int(found[1]), int(found[2])

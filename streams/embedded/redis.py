@@ -38,9 +38,11 @@ cluster-enabled yes
 cluster-port {port}
 cluster-announce-ip {host}
 cluster-node-timeout 3000
-# Without replicas nobody takes over; the other nodes' slots stay of use meanwhile.
+# While nobody has taken over, the other nodes' slots stay of use.
 cluster-require-full-coverage no
 cluster-allow-replica-migration no
+# However old a replica is, it takes over: what it lacks is read again from the log.
+cluster-replica-validity-factor 0
 """
 
 
@@ -79,7 +81,7 @@ class EmbeddedRedis(Server):
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "redis.conf"
-        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=data, fsync=self.fsync)
+        text = CONFIGURATION.format(host=LOOPBACK, port=self.port, directory=word(data), fsync=self.fsync)
         if self.cluster_port is not None:
             text += CLUSTER_CONFIGURATION.format(host=LOOPBACK, port=self.cluster_port)
         configuration.write_text(text)
@@ -95,6 +97,12 @@ class EmbeddedRedis(Server):
                 return bool(client.ping()) and client.info("server")["process_id"] == self._process.pid
             except redis.exceptions.RedisError:  # refused; or loading its data
                 return False
+
+
+def word(path: Path) -> str:
+    """A path as one word of Redis's configuration, whatever characters it has."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'
 
 
 def redis_server(scratch: Path) -> Path:

@@ -7,24 +7,21 @@ them. Everything that would make workers refuse the release is looked at before.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streams.activation import CONTROL_KEY, activation
-from streams.adapters.log_reader import LogError, LogReader
-from streams.adapters.raw_records import read_again
+from streams.adapters.log_reader import LogError
 from streams.adapters.redis_rebuild import RebuildStore
 from streams.adapters.topics import read_topics
 from streams.operations import OperationError, ask_store
+from streams.operations.in_effect import FIRST, libraries_at_the_end, name_of
 from streams.releases import FOLDER, Releases, load_releases
 from streams.settings import Settings
 from twinstate.library import Library
 from twinstate.succession import breaches
 
-# The library that the log begins under, by name.
-FIRST = "first"
 SOURCE = "twin-ops-activate"
 WITHIN_S = 30.0
 
@@ -58,27 +55,29 @@ def activate(settings: Settings, release: str, *, send: bool = False) -> Activat
         send: Write the records; else only say what would change.
 
     Raises:
-        OperationError: There is no such release, it may not follow, or it is in effect already and nothing
-            waits that could change that.
+        OperationError: There is no such release, it may not follow the library in effect at the end of the log, or
+            is that library already.
         LogError: Kafka does not answer.
         StoreError: Redis does not answer.
     """
     topics = read_topics(settings.paths.topics)
     releases = load_releases(settings.paths.library)
     wanted = _wanted(settings, releases, release)
-    under, positions, twins = ask_store(settings, lambda store: _look(store, topics.partitions))
-    before = [_library(number, fingerprint, releases) for number, fingerprint in enumerate(under)]
+    before = libraries_at_the_end(settings, topics.names.records, topics.partitions, releases)
     for number, library in enumerate(before):
         wrong = breaches(library, wanted)
         if wrong:
             raise OperationError(
-                f"{release} cannot follow the library in effect in partition {number}: {'; '.join(wrong)}. Nothing was "
-                "sent. Change the release; or put it in the place of config/ and derive the twins again, twin rebuild"
+                f"{release} cannot follow {name_of(library, releases)}, which is in effect at the end of partition "
+                f"{number}: {'; '.join(wrong)}. Nothing was sent. Change the release; or put it in the place of "
+                "config/ and derive the twins again, twin rebuild"
             )
-    stands = all(library.fingerprint == wanted.fingerprint for library in before)
-    # Among records that wait may be one that activates another library: then this one must come after it.
-    if stands and not _records_wait(settings, topics.names.records, positions):
-        raise OperationError(f"{release} is in effect in every partition already; nothing was sent")
+    if all(library.fingerprint == wanted.fingerprint for library in before):
+        raise OperationError(
+            f"{release} is in effect in every partition already, or will be when its records are applied; nothing was "
+            "sent"
+        )
+    twins = ask_store(settings, lambda store: _count_twins(store, topics.partitions))
     identifier = f"activate-{secrets.token_hex(8)}" if send else ""
     value = activation(identifier or "none", SOURCE, wanted.fingerprint)
     places = _publish(settings, topics.names.records, topics.partitions, value) if send else {}
@@ -120,44 +119,8 @@ def _wanted(settings: Settings, releases: Releases, release: str) -> Library:
     return found
 
 
-async def _look(store: RebuildStore, partitions: int) -> tuple[list[str | None], dict[int, int | None], int]:
-    """By partition, under which fingerprint and at which position it stands, None if never acquired; how many twins."""
-    under = [await store.stands_under(number) for number in range(partitions)]
-    metas = [(await store.read_counters(number))[0] for number in range(partitions)]
-    positions = {number: None if meta is None else meta.position for number, meta in enumerate(metas)}
-    return under, positions, sum([len(await store.patients(number)) for number in range(partitions)])
-
-
-def _records_wait(settings: Settings, topic: str, positions: Mapping[int, int | None]) -> bool:
-    """Whether the log has a committed record that twins do not hold yet; markers of transactions are none."""
-    connection = settings.kafka.connection()
-    with LogReader(connection, topic) as log:
-        for partition, position in positions.items():
-            first, end = log.bounds(partition)
-            begin = first if position is None else position
-            if begin >= end:
-                continue
-            try:
-                if read_again(connection, TopicPartition(topic, partition, begin), 1).records:
-                    return True
-            except KafkaException as error:
-                raise LogError(
-                    f"{topic}, partition {partition}: cannot be read from offset {begin}: {error.args[0].str()}; see "
-                    "twin ops status"
-                ) from error
-    return False
-
-
-def _library(partition: int, fingerprint: str | None, releases: Releases) -> Library:
-    if fingerprint is None:
-        return releases.first
-    found = releases.of_twins(fingerprint)
-    if found is None:
-        raise OperationError(
-            f"partition {partition}: its twins were made under fingerprint {fingerprint}, which no library makes with "
-            "the code here: run this with the version that its workers run"
-        )
-    return found
+async def _count_twins(store: RebuildStore, partitions: int) -> int:
+    return sum([len(await store.patients(number)) for number in range(partitions)])
 
 
 def _publish(settings: Settings, topic: str, partitions: int, value: bytes) -> dict[int, int]:

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from streams.adapters.redis_client import connect, unavailable
 from streams.embedded.ports import LOOPBACK, free_ports
 from streams.embedded.processes import Process, ProcessError
-from streams.embedded.redis import redis_server
+from streams.embedded.redis import redis_server, word
 from streams.operations import OperationError
 from streams.operations.status import Stands, misfits, status
 from streams.settings import Settings
@@ -128,7 +129,7 @@ def look(settings: Settings, directory: Path) -> Looked:
     """
     file = directory / SNAPSHOT
     if not file.is_file():
-        raise OperationError(f"{file} is not there; twin ops backup {directory} makes it")
+        raise OperationError(f"{file} is not there; twin ops backup {shlex.quote(str(directory))} makes it")
     port = free_ports(1)[0]
     scratch = directory / ".look"
     scratch.mkdir(FOLDER_MODE, exist_ok=True)
@@ -136,7 +137,8 @@ def look(settings: Settings, directory: Path) -> Looked:
         configuration = scratch / "redis.conf"
         # Without the append-only file: with it Redis makes an empty one and does not read the snapshot.
         configuration.write_text(
-            f'bind {LOOPBACK}\nport {port}\ndir {directory.resolve()}\ndbfilename {SNAPSHOT}\nappendonly no\nsave ""\n'
+            f"bind {LOOPBACK}\nport {port}\ndir {word(directory.resolve())}\ndbfilename {SNAPSHOT}\n"
+            'appendonly no\nsave ""\n'
         )
         process = Process("Redis", (str(redis_server(scratch)), str(configuration)), scratch / LOG)
         process.start()

@@ -15,11 +15,13 @@ from streams.adapters.log_reader import LogReader
 from streams.adapters.raw_records import sendable
 from streams.adapters.record_sender import BACKFILL, RecordSender
 from streams.adapters.topics import read_topics
-from streams.codec import Accepted, Refusal, decode_under, partition_of
+from streams.codec import Accepted, Decoder, Refusal, partition_of
 from streams.operations import OperationError
+from streams.operations.in_effect import libraries_at_the_end, name_of
 from streams.ports import RawRecord
 from streams.releases import Releases, load_releases
 from streams.settings import Settings
+from twinstate.library import Library
 from twinstate.policy import Policy
 from twinstate.types import NS_PER_HOUR
 
@@ -78,9 +80,11 @@ def redrive(
     Raises:
         OperationError: A place holds no dead letter, or Kafka did not take a record.
         LogError: Kafka does not answer.
+        StoreError: Redis does not answer.
     """
     topics = read_topics(settings.paths.topics)
     releases = load_releases(settings.paths.library)
+    under = libraries_at_the_end(settings, topics.names.records, topics.partitions, releases)
     now = time.time_ns()
     letters: list[Letter] = []
     seen: set[tuple[bytes, bytes]] = set()
@@ -89,7 +93,7 @@ def redrive(
             _, end = log.bounds(partition)
             for stretch in log.read(partition, end, settings.kafka.batch_max_records):
                 for raw in stretch.records:
-                    letter = judge_letter(raw, releases, topics.partitions, now)
+                    letter = judge_letter(raw, under, releases, now)
                     if reasons and letter.reason not in reasons:
                         continue
                     if places and (letter.partition, letter.offset) not in places:
@@ -109,22 +113,28 @@ def redrive(
     return Redriven(tuple(letters), _send(settings, topics.names.records, chosen) if send else 0)
 
 
-def judge_letter(raw: RawRecord, releases: Releases, partitions: int, now: int) -> Letter:
+def judge_letter(raw: RawRecord, under: Sequence[Library], releases: Releases, now: int) -> Letter:
     """Say what is to become of one dead letter.
 
     Args:
         raw: From the dead-letter topic.
-        releases: Of the workers; what one of them reads may succeed.
-        partitions: Of the input topic.
+        under: The library in effect where a record sent now will stand, by partition of the input topic.
+        releases: Of the workers; one that reads what the library in effect does not is named.
         now: Wall clock, UTC ns: the broker's stamp on a record sent now, about.
     """
     told = dict(raw.headers)
     reason = told.get("twin-error-class", b"").decode(errors="replace")
     key, value = raw.key or b"", raw.value or b""
     own = tuple((name, content) for name, content in raw.headers if not name.startswith(ADDED))
-    right = partition_of(key, partitions) if key else 0
-    decoded = decode_under(releases.every(), RawRecord(0, now, key, value, own), right, partitions)
-    why = _why_not(decoded, reason, own, releases.first.policy, now)
+    right = partition_of(key, len(under)) if key else 0
+    again = RawRecord(0, now, key, value, own)
+    decoded = Decoder(under[right], right, len(under)).decode(again)
+    why = _why_not(decoded, reason, own, under[right].policy, now)
+    if isinstance(decoded, Refusal):
+        for library in releases.every():
+            if isinstance(Decoder(library, right, len(under)).decode(again), Accepted):
+                why += f". The release {name_of(library, releases)} reads it: twin ops activate it first"
+                break
     first = isinstance(decoded, Accepted) and decoded.entry.revision == 0 and decoded.entry.kind != "wearable"
     return Letter(
         partition=_number(told, "twin-error-partition"),

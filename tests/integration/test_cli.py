@@ -19,6 +19,7 @@ import yaml
 from confluent_kafka import Consumer, Producer, TopicPartition
 from typer.testing import CliRunner
 
+from streams.activation import CONTROL_KEY
 from streams.adapters.topics import Topics
 from streams.cli import app
 from streams.codec import partition_of
@@ -287,7 +288,7 @@ def test_erasing_that_nobody_has_applied_yet_names_the_record_to_look_for(
     assert re.search(r"start a worker .*twin trace forget-[0-9a-f]{16} tells .*`future`", line.told)
 
 
-def test_a_drug_that_only_a_release_knows_can_be_sent_and_sent_again(
+def test_a_drug_that_only_a_release_knows_can_be_sent_and_sent_again_once_the_log_activates_the_release(
     line: Line, topics: Topics, connection: dict[str, str], tmp_path: Path
 ) -> None:
     line.environment["TWIN_PATHS__LIBRARY"] = str(theophylline_later(tmp_path / "config"))
@@ -301,8 +302,13 @@ def test_a_drug_that_only_a_release_knows_can_be_sent_and_sent_again(
     producer = Producer(connection)
     producer.produce(topics.names.dead_letters, value=GOOD[1], key=b"p-1", headers=list(refused.items()))
     assert producer.flush(10) == 0
+    done = line.json("ops", "redrive", "--send")
+    assert done["sent"] == 0
+    assert "The release later reads it: twin ops activate it first" in done["letters"][0]["why"]
+    # The record that activates it waits in the log, before any worker; a record sent now will come after it.
+    line("ops", "activate", "later", "--send")
     assert line.json("ops", "redrive", "--send")["sent"] == 1
-    sent = list(read_all(connection, topics.names.records, 2))
+    sent = [m for m in read_all(connection, topics.names.records, 2 + PARTITIONS) if m.key() != CONTROL_KEY]
     assert [m.value().decode() for m in sent] == [GOOD[1]] * 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -371,3 +372,129 @@ def test_last_process_to_claim_an_instance_owns_it(desk: Desk) -> None:
     run(store.claim_instance("w1", "a"))
     run(store.claim_instance("w1", "b"))
     assert run(store.instance_owner("w1")) == "b"
+
+
+WHOLE = BatchOutcome(
+    twins={"p1": twin(8), "p2": twin(9), "p3": twin(10)},
+    index={"p3": b"row"},
+    counts={"records": 1},
+    under="f1",
+    fingerprint="f2",
+)
+
+
+@pytest.fixture
+def pieces(redis_client: redis.Redis, redis_server: EmbeddedRedis) -> Iterator[Desk]:
+    """Drive a store that puts the twins of a whole partition aside one by one."""
+    desk = Desk(redis_server.url, replace(LIMITS, command_bytes=1))
+    yield desk
+    desk.close()
+
+
+def whole_partition(desk: Desk) -> Lease:
+    """Two twins, before another library takes effect."""
+    lease = desk.acquire()
+    assert desk.apply(lease, 0, 5, BatchOutcome(twins={"p1": twin(1), "p2": twin(2)})).verdict is Verdict.OK
+    return lease
+
+
+def test_twins_of_a_whole_partition_written_in_pieces_are_in_place_at_once_and_leave_nothing_aside(
+    pieces: Desk, redis_client: redis.Redis
+) -> None:
+    lease = whole_partition(pieces)
+    seen: list[bytes | None] = []
+
+    def look() -> None:
+        seen.append(redis_client.hget(pieces.store.keys(PARTITION).twins, "p1"))
+
+    write = pieces.store.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1}, look)
+    assert pieces.runner.run(write) == Answer(Verdict.OK, 6)
+    assert seen == [msgspec.msgpack.encode(twin(1))] * 3, (
+        "a piece each, and the old twin is in place meanwhile"
+    )
+    stored = pieces.recall("p1", "p2", "p3")
+    assert {name: tuple(one) for name, one in stored.items()} == {
+        "p1": (twin(8), 2),
+        "p2": (twin(9), 2),
+        "p3": (twin(10), 1),
+    }
+    assert pieces.runner.run(pieces.store.patients(PARTITION)) == ["p1", "p2", "p3"]
+    assert pieces.runner.run(pieces.store.stands_under(PARTITION)) == "f2"
+    assert not redis_client.exists(pieces.store.keys(PARTITION).staged)
+
+
+def test_pieces_that_nobody_put_in_place_change_no_twin_and_the_next_batch_removes_them(
+    pieces: Desk, redis_client: redis.Redis
+) -> None:
+    lease = whole_partition(pieces)
+    stage = pieces.store._stage(lease, "token", {"p1": twin(7), "p9": twin(7)}, lambda: None)
+    assert pieces.runner.run(stage) is None
+    assert redis_client.exists(pieces.store.keys(PARTITION).staged)
+    assert pieces.recall("p1", "p9") == {"p1": Recalled(twin(1), 1), "p9": Recalled(None, 0)}
+    assert pieces.apply(lease, 5, 6, BatchOutcome(counts={"records": 1})).verdict is Verdict.OK
+    assert not redis_client.exists(pieces.store.keys(PARTITION).staged)
+    assert pieces.recall("p1")["p1"].twin == twin(1)
+
+
+def test_pieces_of_an_earlier_try_are_never_put_in_place_with_those_of_the_next(pieces: Desk) -> None:
+    lease = whole_partition(pieces)
+    pieces.runner.run(pieces.store._stage(lease, "token", {"p8": twin(7), "p9": twin(7)}, lambda: None))
+    assert pieces.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1}) == Answer(Verdict.OK, 6)
+    assert pieces.runner.run(pieces.store.patients(PARTITION)) == ["p1", "p2", "p3"]
+
+
+def test_pieces_of_an_owner_who_was_fenced_are_refused(pieces: Desk, redis_client: redis.Redis) -> None:
+    lease = whole_partition(pieces)
+    pieces.acquire("b", generation=2)
+    before = everything(redis_client)
+    answer = pieces.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1})
+    assert (answer.verdict, answer.detail) == (Verdict.FENCED, "instance-b")
+    assert everything(redis_client) == before
+
+
+def test_pieces_lost_on_the_way_are_written_again_and_never_put_in_place_in_part(
+    pieces: Desk, redis_client: redis.Redis
+) -> None:
+    lease, staged = whole_partition(pieces), pieces.store.keys(PARTITION).staged
+    lose = iter([True])
+
+    def set_back() -> None:
+        if next(lose, False):
+            redis_client.delete(staged)
+
+    write = lambda: pieces.store.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1}, set_back)  # noqa: E731
+    with pytest.raises(StoreUnavailableError, match="set back"):
+        pieces.runner.run(write())
+    assert pieces.recall("p1")["p1"].twin == twin(1)
+    assert pieces.runner.run(write()).verdict is Verdict.OK
+
+
+def test_pieces_of_which_some_are_gone_when_all_are_to_be_put_in_place_are_a_conflict(
+    pieces: Desk, redis_client: redis.Redis
+) -> None:
+    lease, staged = whole_partition(pieces), pieces.store.keys(PARTITION).staged
+    put = []
+
+    def set_back() -> None:
+        put.append(1)
+        if len(put) == 3:
+            redis_client.hdel(staged, "p2")
+
+    write = pieces.store.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1}, set_back)
+    assert pieces.runner.run(write) == Answer(Verdict.CONFLICT, 5, "2 twins of 3 are put aside")
+    assert pieces.recall("p1")["p1"].twin == twin(1)
+
+
+def test_a_full_outbox_has_the_pieces_written_once_however_often_it_is_asked(pieces: Desk) -> None:
+    lease = whole_partition(pieces)
+    full = [risk(f"5-{n}") for n in range(1, 5)]
+    assert pieces.apply(lease, 5, 6, BatchOutcome(outgoing=full)).verdict is Verdict.OK
+    telling = replace(WHOLE, outgoing=[risk("6-1")])
+    written: list[int] = []
+    write = lambda: pieces.store.apply(lease, 6, 7, telling, {"p1": 1, "p2": 1}, lambda: written.append(1))  # noqa: E731
+    assert [pieces.runner.run(write()).verdict for _ in range(3)] == [Verdict.FULL] * 3
+    assert len(written) == 3, "three twins, a piece each, once"
+    assert pieces.ack(lease, "5-4")
+    assert pieces.runner.run(write()).verdict is Verdict.OK
+    assert len(written) == 3
+    assert pieces.recall("p3")["p3"].twin == twin(10)

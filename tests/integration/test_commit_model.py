@@ -6,11 +6,15 @@ by answer and field by field.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from streams.adapters.redis_store import StoreLimits
 from streams.embedded import EmbeddedRedis
 from streams.ports import (
     OUTBOXES,
@@ -46,13 +50,13 @@ def message(outbox: OutboxName, identifier: Id) -> Outgoing:
     return Outgoing(as_text(identifier), outbox, b"p", (("ce_id", b"x"),), b"event")
 
 
-def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
+def protocol_machine(url: str, limits: StoreLimits) -> type[RuleBasedStateMachine]:
     """Build the state machine against the Redis at `url`."""
 
     class Protocol(RuleBasedStateMachine):
         @initialize()
         def empty(self) -> None:
-            self.desk = Desk(url)
+            self.desk = Desk(url, limits)
             with redis.Redis.from_url(url) as client:
                 client.flushdb()
             # Redis's clock moves on by less than the lease in one example: every owner is live.
@@ -221,11 +225,12 @@ def protocol_machine(url: str) -> type[RuleBasedStateMachine]:
     return Protocol
 
 
+@pytest.mark.parametrize("command_bytes", [LIMITS.command_bytes, 0], ids=["in one command", "in pieces"])
 def test_any_sequence_of_calls_leaves_what_the_model_of_the_simulation_holds(
-    redis_client: redis.Redis, redis_server: EmbeddedRedis
+    redis_client: redis.Redis, redis_server: EmbeddedRedis, command_bytes: int
 ) -> None:
     run_state_machine_as_test(
-        protocol_machine(redis_server.url),
+        protocol_machine(redis_server.url, replace(LIMITS, command_bytes=command_bytes)),
         settings=settings(
             max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),

@@ -18,7 +18,7 @@ from streams.adapters.topics import Topics, create_topics, read_topics
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
 from streams.embedded.processes import Process
 from tests.integration.conftest import TOPICS_FILE
-from tests.integration.ward import PATIENTS, Ward, wait_until
+from tests.integration.ward import PATIENTS, ROOT, Ward, wait_until
 
 # The promise is 2 s on an idle machine; test machines have two cores for four processes.
 RESUMES_WITHIN_S = 20.0
@@ -349,6 +349,8 @@ def test_position_that_retention_has_passed_stops_the_worker(ward: Ward) -> None
     worker.start()
     assert ended(worker) == 65
     assert "are gone by retention" in worker.tail()
+    assert "docs/operations.md, Retention lost" in worker.tail()
+    assert "## Retention lost" in (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 
 
 def test_position_after_the_end_of_the_log_stops_the_worker(ward: Ward, redis_client: redis.Redis) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streams.activation import CONTROL_KEY, Activation, read_activation
 from streams.codec import Accepted, Decoder, Refusal, partition_of, to_ns
 from streams.ports import RawRecord
 from streams.records import Moment
@@ -228,6 +230,36 @@ BAD = {
         "payload.lines[0]",
     ),
     "a plan without end": (raw(record("regimen", plan(every_h=1e300))), "implausible", "ten years"),
+    "a level no laboratory can tell from nothing": (
+        raw(record("lab", changed(LAB, value=1e-320))),
+        "implausible",
+        "payload.value (vancomycin) is 1e-320 ug/mL; below 1e-09 mg/L",
+    ),
+    "a level just below the least one": (
+        raw(record("lab", changed(LAB, value=9.99e-7, unit="ng/mL"))),
+        "implausible",
+        "9.99e-07 ng/mL",
+    ),
+    "a dose no syringe holds": (
+        raw(record("dose", changed(DOSE, amount={"value": 1e-320, "unit": "mg"}))),
+        "implausible",
+        "payload.amount is 1e-320 mg; a dose is more than nothing: 1 ng to 1 kg",
+    ),
+    "a frame in another unit, by its first reading": (
+        raw(record("wearable", changed(FRAME, unit="min", values=[None, 0.412, 0.415]), id="watch:1")),
+        "unknown_unit",
+        "payload.values[1] (qtc): 0.412 has the unit 'min', which is not read; send one of 'ms', 's'",
+    ),
+    "a frame in another unit, without a reading": (
+        raw(record("wearable", changed(FRAME, unit="min", values=[None, None]), id="watch:1")),
+        "unknown_unit",
+        "payload.unit (qtc): a frame without a reading has the unit 'min'",
+    ),
+    "samples that fall together": (
+        raw(record("wearable", changed(FRAME, period_s=1e-12), id="watch:1")),
+        "bad_frame",
+        "payload.period_s is 1e-12 s, shorter than 0.001 s",
+    ),
     "a dose of nothing": (
         raw(record("dose", changed(DOSE, amount={"value": 0, "unit": "mg"}))),
         "implausible",
@@ -280,6 +312,49 @@ BAD = {
         "murmur2",
     ),
 }
+
+
+@pytest.mark.parametrize("field", ["id", "patient", "source"])
+def test_a_name_that_ends_in_a_line_break_is_refused_by_the_wire_and_by_its_json_schema(
+    decoder: Decoder, field: str
+) -> None:
+    name = f"{PATIENT}\n"
+    body = record("tick", None, **{field: name})
+    refusal = refuse(decoder, raw(body, key=name.encode() if field == "patient" else PATIENT.encode()))
+    assert (refusal.reason, f"$.{field}" in refusal.text) == ("wrong_schema", True)
+    schema = json.loads((Path(__file__).parents[2] / "config/schemas/tick.schema.json").read_text())
+    pattern = schema["$defs"]["TickRecord"]["properties"][field]["pattern"]
+    assert re.search(pattern, PATIENT)
+    assert not re.search(pattern, name)
+
+
+def test_a_frames_id_that_ends_in_a_line_break_is_refused(decoder: Decoder) -> None:
+    refusal = refuse(decoder, raw(record("wearable", FRAME, id="watch:1\n")))
+    assert refusal.reason in ("wrong_schema", "bad_frame")
+
+
+def test_a_library_named_with_a_line_break_is_a_dead_letter_and_stops_no_worker() -> None:
+    body = {
+        "schema": "twin.control/1",
+        "kind": "model.activate",
+        "id": "a",
+        "source": "s",
+        "library": "0" * 64,
+    }
+    for changed_field in ("id", "source", "library"):
+        broken = json.dumps({**body, changed_field: f"{body[changed_field]}\n"}).encode()
+        refusal = read_activation(RawRecord(0, 0, CONTROL_KEY, broken, ()))
+        assert isinstance(refusal, Refusal), changed_field
+        assert refusal.reason == "wrong_schema"
+    assert isinstance(
+        read_activation(RawRecord(0, 0, CONTROL_KEY, json.dumps(body).encode(), ())), Activation
+    )
+
+
+def test_the_least_level_the_least_dose_and_the_shortest_period_are_taken(decoder: Decoder) -> None:
+    accept(decoder, record("lab", changed(LAB, value=1e-9)))
+    accept(decoder, record("dose", changed(DOSE, amount={"value": 1e-6, "unit": "mg"})))
+    accept(decoder, record("wearable", changed(FRAME, period_s=0.001), id="watch:1"))
 
 
 @pytest.mark.parametrize("name", BAD)

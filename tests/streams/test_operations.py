@@ -17,6 +17,7 @@ from streams.ports import RawRecord, StoredTwin
 from streams.releases import Releases, load_releases
 from streams.simulation.wire import DemoRecord, Sender, utc
 from tests.streams.releases import theophylline_later
+from twinstate.library import Library
 from twinstate.types import NS_PER_HOUR
 
 RELEASES = load_releases(Path(__file__).parents[2] / "config")
@@ -43,7 +44,13 @@ WELL = Stands(
 EXPECTED = Expected(("f",), 2, 100)
 
 
-def letter(record: DemoRecord, reason: str, releases: Releases = RELEASES, **headers: bytes) -> Letter:
+def letter(
+    record: DemoRecord,
+    reason: str,
+    releases: Releases = RELEASES,
+    under: Library | None = None,
+    **headers: bytes,
+) -> Letter:
     added = {
         "twin-error-class": reason.encode(),
         "twin-error-message": b"a sentence",
@@ -54,7 +61,7 @@ def letter(record: DemoRecord, reason: str, releases: Releases = RELEASES, **hea
     }
     own = tuple((name.replace("_", "-"), content) for name, content in headers.items())
     raw = RawRecord(5, NOW, record.patient.encode(), record.value, (*own, *added.items()))
-    return judge_letter(raw, releases, PARTITIONS, NOW)
+    return judge_letter(raw, [under or releases.first] * PARTITIONS, releases, NOW)
 
 
 def test_an_idle_partition_with_nothing_to_do_needs_nobody() -> None:
@@ -111,12 +118,19 @@ def test_what_would_be_refused_again_is_not_sent_and_says_so() -> None:
         assert why in found.why
 
 
-def test_what_only_a_release_reads_is_sent_again(tmp_path: Path) -> None:
+def test_what_only_a_release_reads_is_sent_again_once_that_is_in_effect_and_names_it_before(
+    tmp_path: Path,
+) -> None:
     releases = load_releases(theophylline_later(tmp_path / "config"))
     dose = SENDER.dose(NOW - 100 * NS_PER_HOUR, "dose-3", "theophylline", 320, "oral")
-    assert letter(dose, "unknown_drug", releases).send
+    early = letter(dose, "unknown_drug", releases)
+    assert not early.send
+    assert "The release later reads it: twin ops activate it first" in early.why
+    assert letter(dose, "unknown_drug", releases, releases.others["later"]).send
     unknown = DemoRecord("p-1", 0, dose.value.replace(b'"theophylline"', b'"theophyline"'))
-    assert "unknown_drug" in letter(unknown, "unknown_drug", releases).why
+    never = letter(unknown, "unknown_drug", releases)
+    assert "unknown_drug" in never.why
+    assert "activate" not in never.why
 
 
 def test_a_future_record_whose_time_has_come_is_sent_and_a_wearable_never_as_history() -> None:

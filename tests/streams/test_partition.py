@@ -59,7 +59,13 @@ class FakeStore:
         return Lease(partition, self.epoch, claim.owner, self.position, marks, self.under)
 
     async def apply(
-        self, lease: Lease, begin: int, end: int, outcome: BatchOutcome, versions: Mapping[str, int]
+        self,
+        lease: Lease,
+        begin: int,
+        end: int,
+        outcome: BatchOutcome,
+        versions: Mapping[str, int],
+        progress: Callable[[], None],
     ) -> Answer:
         if self.answers:
             answer = self.answers.pop(0)

@@ -69,9 +69,9 @@ def test_an_order_of_long_ago_with_doses_ahead_is_in_force() -> None:
 
 
 def test_one_drugs_failing_arithmetic_does_not_hide_the_overdose_of_another() -> None:
-    # Of so little nothing can be measured; the model's residual is proportional, so no parameters explain the levels,
-    # and that both of them are wrong is not held possible.
-    poisoned = dose(1e-290, "quinidine", "oral")
+    # Of the least dose that is taken nothing can be measured; the model's residual is proportional, so no parameters
+    # explain the levels, and that both of them are wrong is not held possible.
+    poisoned = dose(1e-6, "quinidine", "oral")
     theophylline = {"drug": "theophylline", "status": "given", "route": "oral"}
     heart = {"severe_heart_or_liver_failure": False, "creatinine_clearance": {"value": 75, "unit": "mL/min"}}
     document, events, row = told(

@@ -1,8 +1,8 @@
 #!lua
 -- Write one batch: everything, or, for any answer but OK, nothing.
--- KEYS  meta, twins, versions, standing, index, risk outbox, dead-letter outbox, audit, trace, counters
+-- KEYS  meta, twins, versions, standing, index, risk outbox, dead-letter outbox, audit, trace, counters, staged
 -- ARGV  epoch, owner, begin, end, risk limit, dead-letter limit, audit limit, trace limit, trace, fingerprint computed under or '',
---       fingerprint from here on or '',
+--       fingerprint from here on or '', token of the twins that `stage` put aside or '' (their bytes are '' here then),
 --       then five lists, each after its length: twins (patient, version expected, bytes), standing (patient, bytes),
 --       index (patient, bytes), risk and dead letters (id, key, headers, '1' with a value or '0', value),
 --       counters (name, addend)
@@ -31,7 +31,7 @@ if ARGV[10] ~= '' and stored[5] ~= ARGV[10] then
   return {'CONFLICT', position, 'the library is ' .. (stored[5] or 'none') .. ', not ' .. ARGV[10]}
 end
 
-local cursor = 12
+local cursor = 13
 local function list(width)
   local from, count = cursor + 1, tonumber(ARGV[cursor])
   cursor = from + count * width
@@ -72,6 +72,15 @@ sliced(patients, function(...)
     checked = checked + 1
   end
 end)
+if ARGV[12] ~= '' and not conflict then
+  if ARGV[11] == '' then
+    return redis.error_reply('ERR apply: twins are put aside only where all are written, with another library')
+  end
+  local put = redis.call('HGET', KEYS[11], 'the token') == ARGV[12] and redis.call('HLEN', KEYS[11]) - 1 or 0
+  if put ~= twins.count then
+    conflict = put .. ' twins of ' .. twins.count .. ' are put aside'
+  end
+end
 if ARGV[11] ~= '' and not conflict then
   -- Another library: every twin there is must be among these, or the partition would hold twins of two.
   -- By the twins themselves: a rebuild that took one away left its version.
@@ -140,7 +149,15 @@ for i = 0, twins.count - 1 do
   versions[#versions + 1] = ARGV[at]
   versions[#versions + 1] = string.format('%.0f', tonumber(ARGV[at + 1]) + 1)
 end
-sliced(bytes, function(...) redis.call('HSET', KEYS[2], ...) end)
+if ARGV[12] ~= '' then
+  -- All there are, as was seen above: they take the place of the old ones in one step, however many they are.
+  redis.call('HDEL', KEYS[11], 'the token')
+  redis.call('UNLINK', KEYS[2])
+  redis.call('RENAME', KEYS[11], KEYS[2])
+else
+  sliced(bytes, function(...) redis.call('HSET', KEYS[2], ...) end)
+  redis.call('UNLINK', KEYS[11])
+end
 sliced(versions, function(...) redis.call('HSET', KEYS[3], ...) end)
 local function rows(key, entries)
   local set, gone = {}, {}

@@ -20,7 +20,7 @@ from tests.integration.acceptance.invariants import require_invariants
 from tests.integration.acceptance.records import disturbed
 from tests.integration.acceptance.ward import PATIENCE_S, SmallWard, open_ward
 from tests.integration.ward import wait_until
-from tests.streams.releases import add_release, config_with, other_model, stricter
+from tests.streams.releases import GOTI, add_release, config_with, other_model, rewritten, stricter
 
 Record = Callable[[str, object], None]
 SEED = 20261125
@@ -105,6 +105,36 @@ def test_library_activated_in_mid_stream_is_in_effect_from_one_place_whatever_is
     assert [one["changed"] for one in rebuilt] == [[]] * ward.topics.partitions
 
 
+def test_worker_killed_between_two_pieces_of_a_partition_leaves_old_twins_and_the_next_one_writes_all(
+    ward: SmallWard,
+) -> None:
+    arrival = disturbed().arrival
+    worker = ward.start()
+    ward.tell(arrival[:THIRD])
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    worker.kill()
+    before = ward.outcome().twins
+    twin(ward, "ops", "activate", "stricter", "--send")
+    piecemeal = {
+        "TWIN_WORKER__PIPELINE_FACTORY": "tests.integration.acceptance.piecemeal:create_piecemeal_pipeline"
+    }
+    dying = ward.start("dying", TWIN_FAIL_POINT="between_pieces:2", **piecemeal)
+    assert dying.wait(PATIENCE_S) == -9
+    with redis.Redis.from_url(ward.redis_url) as client:
+        aside = list(client.scan_iter(f"tw:{{{ward.group}.*}}:staged"))
+        assert len(aside) >= 1
+        now = ward.outcome().twins
+        for key in aside:
+            waiting = [name.decode() for name in client.hkeys(key) if b" " not in name]
+            assert waiting
+            assert all(now[name] == before[name] for name in waiting)
+        ward.start("next", **piecemeal)
+        ward.tell(arrival[THIRD : 2 * THIRD])
+        outcome = require_invariants(ward)
+        assert list(client.scan_iter(f"tw:{{{ward.group}.*}}:staged")) == []
+    assert outcome.counts["activated"] == ward.topics.partitions
+
+
 def test_worker_without_the_activated_library_ends_with_78_and_goes_on_once_it_has_it(
     ward: SmallWard, tmp_path: Path
 ) -> None:
@@ -131,6 +161,8 @@ def test_library_in_effect_is_activated_once_more_when_another_waits_before_it_i
     under = fingerprints(ward)
     worker.kill()
     twin(ward, "ops", "activate", "stricter", "--send")
+    again = twin(ward, "ops", "activate", "stricter", "--send", status=2)
+    assert "in effect in every partition already, or will be when its records are applied" in again
     done = twin(ward, "ops", "activate", "first", "--send")
     assert len(done["places"]) == ward.topics.partitions
     worker.start()
@@ -139,6 +171,35 @@ def test_library_in_effect_is_activated_once_more_when_another_waits_before_it_i
     # The log ends in the marker of a transaction by now, which is no record that waits.
     said = twin(ward, "ops", "activate", "first", "--send", status=2)
     assert "in effect in every partition already" in said
+
+
+def test_release_that_may_not_follow_one_that_still_waits_in_the_log_is_refused_before_anything_is_sent(
+    ward: SmallWard, tmp_path: Path
+) -> None:
+    add_release(tmp_path / "config", "watched", watched)
+    worker = ward.start()
+    ward.tell(disturbed().arrival[:40])
+    wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
+    worker.kill()
+    twin(ward, "ops", "activate", "watched", "--send")
+    ends = [ward.end(number) for number in range(ward.topics.partitions)]
+    said = twin(ward, "ops", "activate", "stricter", "--send", status=2)
+    assert "stricter cannot follow watched, which is in effect at the end of partition 0" in said
+    assert "lacks the threshold higher_auc24" in said
+    assert [ward.end(number) for number in range(ward.topics.partitions)] == ends
+    worker.start()
+    require_invariants(ward)
+
+
+def watched(folder: Path) -> None:
+    """One more alarm for vancomycin."""
+    rewritten(
+        folder,
+        GOTI,
+        lambda data: data["thresholds"].update(
+            higher_auc24={**data["thresholds"]["high_auc24"], "toxicity_alarm": 700}
+        ),
+    )
 
 
 def fingerprints(ward: SmallWard) -> list[str]:

@@ -75,17 +75,18 @@ def test_snapshot_restored_after_redis_was_lost_becomes_the_bytes_before_and_tel
     telling = ward.telling(arrival[: 2 * THIRD])
     ward.reach(THIRD)
     # While a worker writes.
-    found = twin(ward, "ops", "backup", str(tmp_path / "backup"))
+    backup_folder = tmp_path / 'backup of "1" December'
+    found = twin(ward, "ops", "backup", str(backup_folder))
     assert found["wrong"] == []
-    for path, mode in ((tmp_path / "backup", 0o700), (tmp_path / "backup" / "dump.rdb", 0o600)):
+    for path, mode in ((backup_folder, 0o700), (backup_folder / "dump.rdb", 0o600)):
         assert stat.S_IMODE(path.stat().st_mode) == mode, path
-    assert [path.name for path in (tmp_path / "backup").iterdir()] == ["dump.rdb"]
+    assert [path.name for path in backup_folder.iterdir()] == ["dump.rdb"]
     telling.done()
     wait_until(ward.at_end, PATIENCE_S, "applied", ward.workers)
     before = ward.outcome()
     worker.stop()
     store.kill()
-    restore(store, tmp_path / "backup" / "dump.rdb")
+    restore(store, backup_folder / "dump.rdb")
     kept = [ward.position(number) for number in range(ward.topics.partitions)]
     assert kept == [one["next_offset"] for one in found["partitions"]]
     assert 0 < sum(kept) < ward.sent  # an old backup: some was applied, some is to be read again
@@ -121,7 +122,9 @@ def test_snapshot_that_could_not_be_restored_says_why(
     said = twin(ward, "ops", "backup", str(empty), "--check", status=2)
     assert "dump.rdb cannot be loaded: Short read or OOM loading DB" in said
     assert said.count("\n") == 1
-    assert "is not there" in twin(ward, "ops", "backup", str(tmp_path / "nowhere"), "--check", status=2)
+    nowhere = tmp_path / "no where"
+    said = twin(ward, "ops", "backup", str(nowhere), "--check", status=2)
+    assert f"is not there; twin ops backup '{nowhere}' makes it" in said
 
 
 def test_file_of_that_name_that_redis_did_not_just_write_is_not_copied(

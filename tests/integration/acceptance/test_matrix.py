@@ -19,7 +19,7 @@ from streams.adapters.redis_store import RedisStore, connect
 from streams.codec import partition_of
 from streams.ports import Claim, StaleClaimError
 from tests.integration.acceptance.invariants import require_invariants
-from tests.integration.acceptance.records import altered, body_of, disturbed, kind_of
+from tests.integration.acceptance.records import disturbed, kind_of
 from tests.integration.acceptance.test_recovery import require_within
 from tests.integration.acceptance.unhurried import UNHURRIED_RECORDS, UNHURRIED_S
 from tests.integration.acceptance.ward import (
@@ -101,38 +101,6 @@ def rewind(ward: SmallWard) -> None:
     wait_until(done, PATIENCE_S, "rewound")
     consumer.close()
     assert set(ward.committed().values()) == {0}
-
-
-@pytest.mark.row("12")
-def test_record_too_late_is_a_dead_letter_and_counted(wards: OpenWard, dice: random.Random) -> None:
-    ward = wards()
-    ward.start()
-    arrival = list(disturbed().arrival)
-    ward.tell(arrival)
-    late = [
-        altered(record, id=f"late-{number}", event_time="2001-01-01T00:00:00Z")
-        for number, record in enumerate(arrival)
-        if kind_of(record) == "lab"
-    ][:5]
-    ward.tell(late)
-    outcome = require_invariants(ward)
-    assert outcome.counts["dead_letters.late"] >= len(late)
-
-
-@pytest.mark.row("13")
-def test_clock_of_a_worker_and_of_devices_change_no_byte(wards: OpenWard, dice: random.Random) -> None:
-    ward = wards()
-    ward.start(TWIN_WORKER__PIPELINE_FACTORY="tests.integration.acceptance.skewed:create_skewed_pipeline")
-    arrival = list(disturbed().arrival)
-    for record in dice.sample([r for r in arrival if kind_of(r) == "lab"], 8):
-        year = int(body_of(record)["event_time"][:4]) + dice.choice((-40, 170))
-        arrival.insert(
-            dice.randrange(len(arrival)),
-            altered(record, id=f"skew-{year}", event_time=f"{year}-01-01T00:00:00Z"),
-        )
-    ward.tell(arrival)
-    outcome = require_invariants(ward)
-    assert outcome.counts["dead_letters.future"] > 0
 
 
 @pytest.mark.row("17")
