@@ -190,8 +190,11 @@ def read_on(
     volume = motion.parameters[segment, CENTRAL_VOLUME]
     absorption = motion.parameters[segment, ABSORPTION_RATE]
     read = 0
-    while read < time_h.size and time_h[read] - origin_h < until_h:
-        time = (time_h[read] - origin_h) - now_h
+    while read < time_h.size:
+        at_h = time_h[read] - origin_h
+        if not -math.inf < at_h < until_h:
+            break
+        time = at_h - now_h
         if time > 0.0:
             wanted = _inputs(depot, rate_in)
             if not _taken(key, segment, time, wanted):
@@ -199,7 +202,7 @@ def read_on(
             total += _take_stride(amounts, stride, into_modes, absorption, depot, rate_in) / volume
             if depot != 0.0:
                 depot *= key[KEY_DEPOT_DECAY]
-            now_h = time_h[read] - origin_h
+            now_h = at_h
         central = 0.0
         for mode in range(amounts.size):
             central += amounts[mode]

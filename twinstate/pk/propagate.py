@@ -192,7 +192,7 @@ def follow(
             )
             output += read
             continue
-        event_h = min(output_h, other_h)
+        event_h = min(other_h, output_h)  # in this order: a start that is not a number stays one
         if event_h > now:
             if entry > 0:  # nothing is in the body before the first entry
                 if stepped:
