@@ -34,6 +34,11 @@ class BridgeCollector(Collector):
         yield GaugeMetricFamily(
             "twin_mqtt_waiting_messages", "Received, and not yet acknowledged", value=self._bridge.waiting
         )
+        yield GaugeMetricFamily(
+            "twin_mqtt_oldest_waiting_seconds",
+            "For how long the oldest of them has waited",
+            value=self._bridge.oldest_s,
+        )
         for name, told, value in (
             ("connections", "Connections made", figures.connections),
             ("received", "Messages received, those sent again included", figures.received),

@@ -11,20 +11,23 @@ from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from redis.exceptions import RedisError
 
+from streams.adapters.mqtt_bridge import NO_ANSWER, MqttError, ask
 from streams.adapters.redis_reader import RedisReader
 from streams.adapters.redis_store import connect
 from streams.adapters.topics import TopicError, Topics, compare_topics, read_topics
+from streams.bridge import broker
 from streams.ports import StoreError
 from streams.queries import Queries
 from streams.queries.answers import Counts
 from streams.releases import load_releases
-from streams.settings import Settings
+from streams.settings import MqttSettings, Settings
 from streams.web.token import TokenError, load_token
 from streams.wiring import create_queries
 from twinstate.errors import LibraryError
 from twinstate.library import Library, load_library
 
 ANSWER_WITHIN_S = 10.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # A worker that has not written for so long while records wait has stalled.
 STALLED_AFTER_S = 60.0
 
@@ -52,6 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
     if settings.intake.token_file is not None:
         findings.append(_token("intake token", settings.intake.token_file))
     ends = None if topics is None else _broker(settings, topics, findings)
+    findings.append(_mqtt(settings.mqtt))
     redis = asyncio.run(_redis(settings))
     findings += redis
     if topics is not None and library is not None and all(f.ok for f in redis[:1]):
@@ -121,6 +125,20 @@ def _broker(settings: Settings, topics: Topics, findings: list[Finding]) -> dict
     except KafkaException as error:
         findings.append(Finding("end of the input", False, f"cannot be read: {error.args[0].str()}"))
         return None
+
+
+def _mqtt(settings: MqttSettings) -> Finding:
+    """Whether `twin mqtt` would be let in. Who has none on this machine and names no other needs none."""
+    place = f"{settings.host}:{settings.port}"
+    try:
+        wrong = ask(broker(settings), ANSWER_WITHIN_S)
+    except MqttError as error:
+        wrong = str(error)
+    if not wrong:
+        return Finding("MQTT broker", True, f"{place} lets us in")
+    if settings.host in LOOPBACK and wrong.startswith(NO_ANSWER):
+        return Finding("MQTT broker", True, f"none at {place}; only twin mqtt needs one")
+    return Finding("MQTT broker", False, f"{place}: {wrong}; until then what devices publish waits there")
 
 
 async def _redis(settings: Settings) -> list[Finding]:

@@ -114,6 +114,7 @@ def describe_episode(episode: Episode, library: Library) -> dict[str, Any]:
         "forecast": {"median": risk.median, "low": risk.low, "high": risk.high, "unit": threshold.unit},
         "horizon_h": threshold.horizon_h,
         "levels": risk.levels,
+        "distrusted": risk.distrusted,
         "assumes": "planned doses given when due"
         if risk.planned
         else "no further doses: no regimen is known",

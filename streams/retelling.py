@@ -72,6 +72,7 @@ def _episode(row: Mapping[str, Any]) -> Episode:
         capped=False,
         planned=row["assumes"].startswith("planned"),
         levels=row["levels"],
+        distrusted=tuple(row.get("distrusted", ())),
     )
     return Episode(
         id=row["episode"],

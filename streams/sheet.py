@@ -140,6 +140,7 @@ def _told(twin: TwinAnswer, forecast: ForecastAnswer, estimate: Estimate) -> lis
     said += [f"State: {forecast.state.replace('_', ' ')}: {reason}." for reason in forecast.reasons]
     said += [
         f"Limit {r.threshold.replace('_', ' ')}: {STATUS[r.threshold_status]} ({r.threshold_source})."
+        + (f" Rests on a device without trust: {', '.join(r.distrusted)}." if r.distrusted else "")
         for r in estimate.risks
     ]
     if twin.quality:

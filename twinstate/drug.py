@@ -249,6 +249,10 @@ class Domain:
     dose_note: str
 
 
+# Metrics of a channel: the drug's effect on its signal, and the signal itself.
+SIGNAL_METRICS = ("effect_rise", "signal_high", "signal_low")
+
+
 @dataclass(frozen=True)
 class Threshold:
     """A toxicity alarm: one row of the drug's file.
@@ -283,6 +287,11 @@ class Threshold:
     version: str
     after_h: float = 0.0
     as_published: str = ""
+
+    @property
+    def of_the_signal(self) -> bool:
+        """Whether it rests on the channel's signal, and so on the devices that read it."""
+        return self.metric in SIGNAL_METRICS
 
     @property
     def crossed(self) -> str:

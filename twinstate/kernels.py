@@ -63,3 +63,11 @@ def inner_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
     takes longer than the exponentials. What makes no array need not count.
     """
     return _compile(function, _nrt=False)
+
+
+def folded_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """An inner kernel of a few lines that becomes part of whatever calls it.
+
+    Handing over arrays takes longer than a step's dozen of multiplications.
+    """
+    return _compile(function, _nrt=False, inline="always")

@@ -101,15 +101,24 @@ class Telemetry:
         Returns:
             One window for each device and index, by index, then device.
         """
-        found: dict[tuple[int, str], Window] = {}
-        for device, hours in self.hours.get(signal, {}).items():
+        found: list[DeviceWindow] = []
+        devices = self.hours.get(signal, {})
+        for device, hours in devices.items():
+            windows: dict[int, Window] = {}
             for release, hour in hours.items():
                 if not after < release <= until:
                     continue
-                for index, window in hour.decoded().items():
-                    known = found.get((index, device))
-                    found[index, device] = window if known is None else add_window(known, window)
-        return [DeviceWindow(device, found[index, device]) for index, device in sorted(found)]
+                brought = hour.decoded()
+                shared = {
+                    index: add_window(windows[index], brought[index])
+                    for index in windows.keys() & brought.keys()
+                }
+                windows |= brought
+                windows |= shared
+            found += [DeviceWindow(device, windows[index]) for index in sorted(windows)]
+        if len(devices) > 1:
+            found.sort(key=lambda one: (one.window.index, one.device))
+        return found
 
     def forget(self, signal: str, before: int) -> None:
         """Drop the hours that ended before a time (UTC ns)."""

@@ -22,7 +22,7 @@ from twinstate.estimate import DrugEstimate, estimate_drug, horizon_of
 from twinstate.history import Entry, Lab, device_of
 from twinstate.library import Library
 from twinstate.outlook import Heard, Memo, levels_disagree, look_ahead
-from twinstate.risk.assess import assess
+from twinstate.risk.assess import assess, distrusted_by
 from twinstate.risk.episodes import (
     CLEARED,
     Announcement,
@@ -293,6 +293,7 @@ class Twin:
                     capped=bool(therapy.outside) or levels_disagree(outlook),
                     planned=therapy.has_plan,
                     levels=len(therapy.lab_entries),
+                    distrusted=distrusted_by(outlook, threshold),
                 )
             )
         return risks

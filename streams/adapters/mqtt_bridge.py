@@ -9,12 +9,13 @@ MQTT topic in a header, and the worker dead-letters it with that header, the rea
 from __future__ import annotations
 
 import math
+import queue
 import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import structlog
@@ -42,6 +43,7 @@ FATAL_CODES = {
     135: "the broker does not admit this user; set TWIN_MQTT__USERNAME and TWIN_MQTT__PASSWORD, or its rights there",
 }
 TAKEN_OVER = 142
+NO_ANSWER = "no MQTT broker answers"
 # So many connections in a row that end within so short a time are no accident. Whoever connected last is disturbed
 # most, so that a bridge that was there before goes on.
 SHORT_S = 5.0
@@ -112,6 +114,37 @@ class _Waiting:
     number: int  # MQTT's packet identifier, the broker's to use again once acknowledged
     qos: int
     held: bool = False  # by all replicas
+    since: float = field(default_factory=time.monotonic)  # s
+
+
+def ask(where: Where, within_s: float) -> str:
+    """Connect once under a name of its own and leave again; nothing is subscribed or kept.
+
+    Args:
+        where: The broker.
+        within_s: So long it may take to answer.
+
+    Returns:
+        What is wrong, in a sentence; empty when the broker lets us in.
+    """
+    answers: queue.SimpleQueue[ReasonCode] = queue.SimpleQueue()
+    client = Client(CallbackAPIVersion.VERSION2, client_id="", protocol=MQTTProtocolVersion.MQTTv5)
+    client.connect_timeout = within_s
+    if where.username is not None:
+        client.username_pw_set(where.username, where.password)
+    if where.tls is not None:
+        client.tls_set_context(where.tls)
+    client.on_connect = lambda client, _, flags, reason, properties: answers.put(reason)
+    try:
+        client.connect(where.host, where.port, where.keepalive_s, clean_start=True)
+        client.loop_start()
+        reason = answers.get(timeout=within_s)
+    except (OSError, queue.Empty) as error:
+        return f"{NO_ANSWER}: {str(error) or 'it is silent'}"
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return FATAL_CODES.get(reason.value, f"the broker refuses: {reason}") if reason.is_failure else ""
 
 
 class MqttBridge:
@@ -151,6 +184,12 @@ class MqttBridge:
     def waiting(self) -> int:
         """Messages of this connection that are not yet acknowledged."""
         return len(self._waiting)
+
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest of them has waited, s; 0 when none does."""
+        with self._lock:
+            return time.monotonic() - self._waiting[0].since if self._waiting else 0.0
 
     def run(self, stopped: threading.Event) -> None:
         """Bridge until asked to stop, then finish what is on its way.

@@ -78,10 +78,10 @@ def show_twin(twin: TwinAnswer) -> None:
                 "Risk",
                 ("crossed when", "within (h)>", "P>", "error>", "expected", "limit"),
                 (
-                    (f"{r.metric} {'<' if r.metric == 'signal_low' else '>'} {r.limit:g} {r.unit}", f"{r.horizon_h:g}",
+                    (f"{r.metric} {_sign(r.metric)} {r.limit:g} {r.unit}", f"{r.horizon_h:g}",
                      chance(r.probability), f"{r.probability_error:.3f}",
                      f"{span(r.expected.median, r.expected.low, r.expected.high)} {r.unit}",
-                     _status(r.threshold_status))
+                     "; ".join((_status(r.threshold_status), *_not_trusted(r.model_dump()))))
                     for r in e.risks
                 ),
             )  # fmt: skip
@@ -154,13 +154,13 @@ def episode_row(e: dict[str, Any]) -> tuple[object, ...]:
     return (
         e["patient"],
         e["drug"],
-        f"{e['metric']} > {e['limit']:g} {e['unit']}",
+        f"{e['metric']} {_sign(e['metric'])} {e['limit']:g} {e['unit']}",
         e["severity"],
         chance(e["probability"]),
         f"{span(f['median'], f['low'], f['high'])} {f['unit']}",
         f"{e['horizon_h']:g}",
         str(e["crossing"])[:16].replace("T", " "),
-        _status(e["threshold_status"]),
+        "; ".join((_status(e["threshold_status"]), *_not_trusted(e))),
     )
 
 
@@ -168,12 +168,23 @@ def event_line(e: dict[str, Any]) -> str:
     """A risk event as one line."""
     f = e["forecast"]
     when = str(e["evaluated"])[:16].replace("T", " ")
-    limit = f"{e['limit']:g} {e['unit']} ({_status(e['threshold_status'])})"
+    known = "; ".join((_status(e["threshold_status"]), *_not_trusted(e)))
+    limit = f"{_sign(e['metric'])} {e['limit']:g} {e['unit']} ({known})"
     expected = f"{span(f['median'], f['low'], f['high'])} within {e['horizon_h']:g} h"
     return (
-        f"{e['type']:>9}  {when}  {e['patient']}: {e['drug']} {e['metric']} > {limit}, {e['severity']}, "
+        f"{e['type']:>9}  {when}  {e['patient']}: {e['drug']} {e['metric']} {limit}, {e['severity']}, "
         f"P {chance(e['probability'])}, expected {expected}"
     )
+
+
+def _sign(metric: str) -> str:
+    return "<" if metric == "signal_low" else ">"
+
+
+def _not_trusted(e: dict[str, Any]) -> list[str]:
+    """What to say of the devices an episode or a risk rests on: nothing while all are trusted."""
+    devices = ", ".join(e.get("distrusted", ()))
+    return [f"rests on a device without trust ({devices})"] if devices else []
 
 
 def _status(status: str) -> str:

@@ -272,6 +272,7 @@ def event_line(event: dict[str, Any]) -> str:
     """One risk event as one line for people."""
     colour = {"raised": "red", "updated": "yellow", "cleared": "green", "retracted": "cyan"}[event["type"]]
     status = " (limit unverified)" if event["threshold_status"] == "R" else ""
+    trust = " (a device behind it is not trusted)" if event["distrusted"] else ""
     # What is a millionth of the limit is nothing to a person.
     median, low, high = (
         value if abs(value) > 1e-6 * event["limit"] else 0.0
@@ -282,7 +283,7 @@ def event_line(event: dict[str, Any]) -> str:
     return (
         f"[{colour}]{event['type']:>9}[/] {event['evaluated'][:16].replace('T', ' ')} {event['patient']}: "
         f"{event['drug']} {METRIC_WORDS.get(event['metric'], event['metric'])} {limit}"
-        f"{status}, {event['severity']}, P {probability if probability[0] in '<>' else f'= {probability}'}, "
+        f"{status}{trust}, {event['severity']}, P {probability if probability[0] in '<>' else f'= {probability}'}, "
         f"expected {span(median, low, high)} within {event['horizon_h']:g} h"
     )
 

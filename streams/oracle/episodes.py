@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from streams.oracle.acceptance import Chart, absences, frames_of, hour_end, records_of, watermark_of
-from streams.oracle.exposure import contradictory, expose, horizon_of, risk_of
+from streams.oracle.exposure import Exposure, contradictory, expose, horizon_of, risk_of
 from streams.oracle.known import drugs_named, heard, know
-from twinstate.drug import DrugModel
+from twinstate.drug import DrugModel, Threshold
 from twinstate.errors import CovariateError
 from twinstate.history import Entry
 from twinstate.library import Library
@@ -150,9 +150,21 @@ def _risks_of(
                 capped=bool(known.outside) or contradictory(exposure, known),
                 planned=known.has_plan,
                 levels=len(known.levels),
+                distrusted=_distrusted(exposure, threshold),
             )
         )
     return risks
+
+
+def _distrusted(exposure: Exposure, threshold: Threshold) -> tuple[str, ...]:
+    """Devices without trust behind a threshold: only one on a signal has devices behind it."""
+    if exposure.channel is None:
+        return ()
+    return {
+        "effect_rise": exposure.channel.distrusted,
+        "signal_high": exposure.channel.distrusted,
+        "signal_low": exposure.channel.distrusted,
+    }.get(threshold.metric, ())
 
 
 def spells_of(points: list[Point], policy: Policy, source: str, patient: str) -> list[Spell]:

@@ -60,6 +60,7 @@ def risk_event(
         "forecast": {"median": risk.median, "low": risk.low, "high": risk.high, "unit": threshold.unit},
         "horizon_h": threshold.horizon_h,
         "levels": risk.levels,
+        "distrusted": list(risk.distrusted),
         "assumes": (
             "planned doses given when due" if risk.planned else "no further doses: no regimen is known"
         ),

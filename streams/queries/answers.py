@@ -74,6 +74,11 @@ class RiskOfDrug(Answer):
     threshold_version: str
     threshold_status: str = Field(description="V verified in its source, R recalled, C computed, A assumed")
     threshold_source: str
+    distrusted: tuple[str, ...] = Field(
+        default=(),
+        description="Devices of the signal it rests on that lost trust, each `name:jump` or `name:drift`; empty for "
+        "alarms on exposure",
+    )
 
 
 class LevelForecast(Answer):

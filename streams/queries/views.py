@@ -219,6 +219,7 @@ def describe_estimate(estimate: DrugEstimate, library: Library) -> answers.Estim
     )
     doubts = {(doubt.source, doubt.id): doubt.probability for doubt in estimate.doubts}
     points = estimate.effective_size
+    distrusted = () if estimate.channel is None else estimate.channel.distrusted
     etas = _etas(estimate, model)
     return answers.Estimate(
         drug=estimate.drug,
@@ -248,7 +249,7 @@ def describe_estimate(estimate: DrugEstimate, library: Library) -> answers.Estim
         auc24_ahead=_maybe(estimate.auc24_ahead, scales.exposure, points),
         assumes=estimate.assumes,
         channel=_channel(estimate.channel),
-        risks=describe_risks(estimate.risks, model.thresholds, scales, points),
+        risks=describe_risks(estimate.risks, model.thresholds, scales, points, distrusted),
         level_forecasts=tuple(_level(check, model, scales, doubts) for check in estimate.checks),
         flags=estimate.flags,
     )
@@ -278,7 +279,11 @@ def _etas(estimate: DrugEstimate, model: DrugModel) -> tuple[answers.RandomEffec
 
 
 def describe_risks(
-    risks: Sequence[Risk], thresholds: Sequence[Threshold], scales: Scales, points: float
+    risks: Sequence[Risk],
+    thresholds: Sequence[Threshold],
+    scales: Scales,
+    points: float,
+    distrusted: tuple[str, ...] = (),
 ) -> tuple[answers.RiskOfDrug, ...]:
     """Probabilities beside the rows of the drug file they are about.
 
@@ -287,6 +292,7 @@ def describe_risks(
         thresholds: Rows of the drug's file.
         scales: Units they are shown in.
         points: Effective number of points they were read from.
+        distrusted: Devices of the drug's signal that lost trust.
     """
     rows = {t.name: t for t in thresholds}
     return tuple(
@@ -302,6 +308,7 @@ def describe_risks(
             threshold_version=str(row.version),
             threshold_status=row.status,
             threshold_source=row.source,
+            distrusted=distrusted if row.of_the_signal else (),
         )
         for risk in risks
         if (row := rows.get(risk.threshold)) is not None

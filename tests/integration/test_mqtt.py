@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -22,7 +23,7 @@ from confluent_kafka import Message
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from streams.adapters.mqtt_bridge import CUT_HEADER
+from streams.adapters.mqtt_bridge import CUT_HEADER, NO_ANSWER, Where, ask
 from streams.adapters.topics import Topics, create_topics, read_topics
 from streams.codec import LARGEST_RECORD, MQTT_TOPIC_HEADER, partition_of
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
@@ -125,6 +126,11 @@ class Device:
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+
+
+def where_is(port: int) -> Where:
+    """A broker on loopback, without user or TLS."""
+    return Where("127.0.0.1", port, "twin/#", "twin-bridge", None, None, None, 60, 10, 30, 1)
 
 
 def numbered(count: int, first: int = 0) -> list[bytes]:
@@ -381,12 +387,30 @@ def test_the_broker_asks_for_a_password_and_a_wrong_one_ends_with_status_2_and_a
         said = wrong.log.read_text()
         assert "set TWIN_MQTT__USERNAME and TWIN_MQTT__PASSWORD" in said
         assert "wr0ng-secret" not in said
+        # `twin doctor` asks the same broker.
+        where = where_is(broker.port)
+        assert "set TWIN_MQTT__USERNAME" in ask(
+            where._replace(username="bridge", password="wr0ng-secret"), 10.0
+        )
+        assert ask(where._replace(username="bridge", password="right"), 10.0) == ""
         bridge = site.bridge(TWIN_MQTT__USERNAME="bridge", TWIN_MQTT__PASSWORD="right")
         site.connected(bridge)
+        # Asking disturbs no bridge: it comes under another name.
+        assert ask(where._replace(username="bridge", password="right"), 10.0) == ""
+        assert bridge.log.read_text().count("mqtt connection lost") == 0
         device = Device(broker.port, ("device", "own"))
         device.send(*numbered(3))
         wait_until(lambda: site.ends() >= 3, 30, "in Kafka", [bridge])
         device.close()
+
+
+def test_a_broker_that_is_not_there_is_said_to_be_silent_or_away() -> None:
+    [port] = free_ports(1)
+    assert ask(where_is(port), 2.0).startswith(NO_ANSWER)
+    with socket.create_server(("127.0.0.1", port)):  # listens, and says nothing
+        begun = time.monotonic()
+        assert ask(where_is(port), 1.0) == f"{NO_ANSWER}: it is silent"
+        assert time.monotonic() - begun < 10.0
 
 
 def test_it_speaks_tls_with_a_certificate_of_its_own_and_trusts_no_other_authority(

@@ -274,6 +274,9 @@ def library_of(structure: str) -> Library:
         data = yaml.load((CONFIG / name).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         if ward.edit is not None:
             ward.edit(data)
+            # What is assumed leaves every alarm unverified.
+            for threshold in data.get("thresholds", {}).values():
+                threshold["status"] = "R"
         (config / name).write_text(
             yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )

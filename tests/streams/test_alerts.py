@@ -15,6 +15,8 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streams.adapters.mqtt_bridge import Figures
+from streams.bridge import BridgeCollector
 from streams.partition import PartitionStatus
 from streams.queries.answers import STATES, Counts
 from streams.web.metrics import render_metrics
@@ -26,7 +28,7 @@ DURATION = re.compile(r"^[1-9]\d*[smh]$")
 
 
 def exported() -> dict[str, set[str]]:
-    """Names of all samples a scrape of the API and of a worker gives, each with its labels."""
+    """Names of all samples a scrape of the API, of a worker and of a bridge gives, each with its labels."""
     counts = Counts(
         records={"applied": 1},
         events={"raised": 1},
@@ -43,6 +45,8 @@ def exported() -> dict[str, set[str]]:
         processors={0: SimpleNamespace(status=PartitionStatus(position=1))}, ends={0: 2}, loop_beat=0.0
     )
     registry.register(CrewCollector(crew))
+    bridge: Any = SimpleNamespace(figures=Figures(), waiting=0, oldest_s=0.0)
+    registry.register(BridgeCollector(bridge))
     text = render_metrics(counts, "library").decode() + generate_latest(registry).decode()
     return {
         sample.name: set(sample.labels)

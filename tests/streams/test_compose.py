@@ -12,12 +12,13 @@ import yaml
 
 from streams.adapters.topics import read_topics
 from streams.embedded import kafka as embedded_kafka
+from streams.embedded import mosquitto as embedded_mosquitto
 from streams.embedded import redis as embedded_redis
 from streams.embedded.jars import KAFKA_VERSION, read_lock
 from streams.settings import ROOT, load_settings
 
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-OURS = ("worker", "ticks", "web")
+OURS = ("worker", "ticks", "web", "mqtt")
 # What concerns addresses and sizes of one place, or makes tests quick.
 EMBEDDED_ONLY = {
     "process.roles", "node.id", "controller.quorum.voters", "controller.listener.names", "listeners",
@@ -58,6 +59,24 @@ def test_redis_is_set_as_the_embedded_one() -> None:
     assert given == {key: embedded[key] for key in ("appendonly", "appendfsync", "save", "maxmemory-policy")}
 
 
+def test_mosquitto_is_set_as_the_embedded_one() -> None:
+    place = {"listener", "persistence_location", "allow_anonymous"}
+    given = lines_of((ROOT / "docker" / "mosquitto.conf").read_text(), " ")
+    embedded = lines_of(embedded_mosquitto.CONFIGURATION, " ")
+    assert given.items() - embedded.items() == {(key, given[key]) for key in place}
+    assert embedded.keys() - given.keys() == set()
+    [data, configuration] = SERVICES["mosquitto"]["volumes"]
+    assert data == f"mosquitto:{given['persistence_location'].rstrip('/')}"
+    assert configuration.startswith("./docker/mosquitto.conf:")
+
+
+def test_bridge_and_mosquitto_start_only_when_asked_for_and_find_each_other() -> None:
+    asked_for = {name for name, service in SERVICES.items() if service.get("profiles") == ["mqtt"]}
+    assert asked_for == {"mosquitto", "mqtt"}
+    assert SERVICES["mqtt"]["environment"]["TWIN_MQTT__HOST"] == "mosquitto"
+    assert SERVICES["mosquitto"]["ports"] == [f"127.0.0.1:{load_settings().mqtt.port}:1883"]
+
+
 def test_the_largest_record_of_the_topics_passes_broker_and_consumer() -> None:
     largest = int(read_topics(ROOT / "config" / "topics.yaml").settings["max.message.bytes"])
     assert int(kafka_settings()["message.max.bytes"]) >= largest
@@ -79,6 +98,7 @@ def test_settings_of_each_service_are_accepted_and_reach_its_neighbours(
 def test_ports_of_the_health_checks_are_those_of_the_settings() -> None:
     settings = load_settings()
     assert f":{settings.worker.metrics_port}/metrics" in SERVICES["worker"]["healthcheck"]["test"][-1]
+    assert f":{settings.mqtt.metrics_port}/metrics" in SERVICES["mqtt"]["healthcheck"]["test"][-1]
     assert f":{settings.web.port}/readyz" in SERVICES["web"]["healthcheck"]["test"][-1]
     assert SERVICES["web"]["ports"] == [f"127.0.0.1:{settings.web.port}:{settings.web.port}"]
 

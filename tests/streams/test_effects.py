@@ -13,6 +13,7 @@ import pytest
 
 from streams.oracle import Account
 from streams.ports import RawRecord
+from streams.queries.views import describe_estimate
 from tests.streams import two_ways
 from tests.streams.logs import Sent, disturbed, dose, level, logged, send
 from tests.streams.two_ways import Run
@@ -200,6 +201,73 @@ def test_a_qtc_beyond_500_ms_is_told_from_the_signal_itself_not_from_the_drugs_s
     assert by_name["qtc_absolute"].probability > 0.9
     assert by_name["qtc_rise"].probability < 0.05
     assert by_name["qtc_absolute"].metric.median > 508.0
+
+
+def patched(values: Sequence[int]) -> list[Sent]:
+    """A young man on one tablet after an hour, and the readings of his patch: one a minute, a frame an hour."""
+    told_of = {
+        "covariates": {
+            "weight": {"value": 68, "unit": "kg"},
+            "age": {"value": 31, "unit": "a"},
+            "sex": "male",
+        }
+    }
+    frames = [
+        {"signal": "qtc", "unit": "ms", "values": values[at : at + 60], "period_s": 60.0}
+        for at in range(0, len(values), 60)
+    ]
+    sent = [
+        send("p-1", "patient", "adm", 0.0, told_of),
+        send("p-1", "dose", "d1", 1.0, dose(400.0, "moxifloxacin", "oral")),
+        *(
+            send("p-1", "wearable", f"patch:{n}", (60 * n + 59) / 60.0, payload)
+            for n, payload in enumerate(frames)
+        ),
+        send("p-1", "tick", "t", len(values) / 60.0 + 0.5),
+    ]
+    return sorted(sent, key=lambda one: one.at_h)
+
+
+def test_an_event_names_the_device_behind_it_that_lost_trust_and_none_while_all_are_trusted() -> None:
+    dice = random.Random(11)
+    # From a hundred and twenty minutes on the patch reads 120 ms more, at once: no body does that.
+    jumped = [round(dice.gauss(410.0 if minute < 120 else 530.0, 4.0)) for minute in range(480)]
+    found, told = estimate(logged(patched(jumped)))
+    assert found.channel is not None
+    assert found.channel.distrusted == ("patch:jump",)
+    [raised] = [one for one in told if one["type"] == "raised" and one["threshold"] == "qtc_absolute"]
+    assert raised["distrusted"] == ["patch:jump"]
+    hourly = [*range(0, MINUTES + 1, 60)]
+    _, told = estimate(logged(stay("carvedilol", readings(4, 60.0, 50.0, 1.5), hourly)))
+    [raised] = [one for one in told if one["type"] == "raised"]
+    assert (raised["threshold"], raised["distrusted"]) == ("bradycardia", [])
+
+
+def test_events_name_distrusted_devices_as_the_oracle_does_in_any_order_of_arrival() -> None:
+    dice = random.Random(12)
+    jumped = [round(dice.gauss(410.0 if minute < 120 else 530.0, 4.0)) for minute in range(480)]
+    named = set()
+    for seed in (1, 2, 3):
+        log = logged(disturbed(patched(jumped), seed))
+        twins, outgoing, _ = piped(log)
+        account = foretold(log)
+        events = [one for one in outgoing if one.topic == "risk"]
+        assert twins == account.twins
+        assert events == account.risk[0]
+        named |= {tuple(json.loads(one.value)["distrusted"]) for one in events}
+    assert ("patch:jump",) in named
+
+
+def test_an_alarm_on_exposure_rests_on_no_device() -> None:
+    log = logged(stay("metoprolol", readings(7, 72.0, 20.0, 0.3), [*range(0, MINUTES + 1, 60)]))
+    found, _ = estimate(log)
+    assert found.channel is not None
+    [lost] = found.channel.distrusted
+    assert lost.startswith("watch:")
+    [row] = describe_estimate(found, LIBRARY).risks[:1]
+    assert (row.threshold, row.distrusted) == ("high_concentration", ())
+    others = describe_estimate(found, LIBRARY).risks[1:]
+    assert {row.distrusted for row in others} == {(lost,)}
 
 
 def test_low_potassium_and_magnesium_are_flagged_beside_qtc_and_change_no_estimate() -> None:

@@ -6,19 +6,22 @@ Every mark is read from the windows themselves, so that it is the same however t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.assimilation.windows import window_start_h
+from twinstate.assimilation.windows import WINDOW_NS
 from twinstate.catalogue import Signal
 from twinstate.history import Window
 from twinstate.kernels import kernel
+from twinstate.types import NS_PER_HOUR
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+WINDOWS_PER_HOUR = NS_PER_HOUR // WINDOW_NS
 # SD over median absolute deviation of a normal distribution, 1 / (quantile at 3/4).
 NORMAL_SD_OVER_MAD = 1.482602218505602
 # Variance of a median of normal samples over that of their mean.
@@ -158,13 +161,10 @@ def readings_of(heard: Iterable[DeviceWindow], signal: Signal, scatter_sd: float
         signal: Their channel.
         scatter_sd: Least SD of one sample within its window, in the signal's unit.
     """
-    ordered = sorted(heard, key=lambda one: (one.window.index, one.device))
-    place = {name: position for position, name in enumerate(devices_of(ordered))}
-    device = np.array([place[one.device] for one in ordered], dtype=np.int64)
-    windows = [one.window for one in ordered]
+    windows, index, device = _in_order(list(heard))
     told, marks = _summarise(*_flat(windows), device, _limits(signal))
-    begin = np.array([window_start_h(window.index) for window in windows], dtype=np.float64)
-    end = np.array([window_start_h(window.index + 1) for window in windows], dtype=np.float64)
+    begin = index / WINDOWS_PER_HOUR
+    end = (index + 1) / WINDOWS_PER_HOUR
     resolution = signal.resolution
     samples = told[:, 0].astype(np.float64)
     robust_sd = NORMAL_SD_OVER_MAD * told[:, 2] * resolution / 4
@@ -176,7 +176,7 @@ def readings_of(heard: Iterable[DeviceWindow], signal: Signal, scatter_sd: float
     value = told[:, 1] * resolution / 2
     value[empty] = np.nan
     return Readings(
-        window=np.array([window.index for window in windows], dtype=np.int64),
+        window=index,
         time_h=0.5 * (begin + end),
         end_h=end,
         value=value,
@@ -203,14 +203,27 @@ def _no_device(windows: int) -> Integers:
     return np.zeros(windows, np.int64)
 
 
+def _in_order(heard: list[DeviceWindow]) -> tuple[list[Window], Integers, Integers]:
+    """The windows by index, then device; their indices and devices, (windows,) both."""
+    place = {name: position for position, name in enumerate(devices_of(heard))}
+    windows = [window for _, window in heard]
+    index = np.array([window.index for window in windows], dtype=np.int64)
+    device = np.array([place[name] for name, _ in heard], dtype=np.int64)
+    order = np.lexsort((device, index))
+    if (order[1:] > order[:-1]).all():  # as a twin keeps them
+        return windows, index, device
+    return [windows[position] for position in order.tolist()], index[order], device[order]
+
+
 def _flat(windows: Sequence[Window]) -> tuple[Integers, Integers, Integers]:
     """Histograms one after another, where each begins, and index, artefacts and gaps of each window, (windows, 3)."""
-    pairs = [number for window in windows for pair in window.histogram for number in pair]
-    bins = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    histograms = [window.histogram for window in windows]
+    pairs = chain.from_iterable(chain.from_iterable(histograms))
     begin = np.zeros(len(windows) + 1, dtype=np.int64)
-    begin[1:] = np.cumsum([len(window.histogram) for window in windows])
-    rest = [number for window in windows for number in (window.index, window.artefacts, window.missing)]
-    return bins, begin, np.array(rest, dtype=np.int64).reshape(-1, 3)
+    begin[1:] = np.cumsum([len(histogram) for histogram in histograms])
+    bins = np.fromiter(pairs, np.int64, 2 * int(begin[-1])).reshape(-1, 2)
+    rest = [(window.index, window.artefacts, window.missing) for window in windows]
+    return bins, begin, np.fromiter(chain.from_iterable(rest), np.int64, 3 * len(rest)).reshape(-1, 3)
 
 
 @kernel

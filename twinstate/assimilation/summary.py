@@ -39,10 +39,15 @@ def weighted_quantile(values: Floats, weights: Floats, q: float) -> float:
     Returns:
         In the unit of `values`.
     """
+    return float(weighted_quantiles(values, weights, np.array([q]))[0])
+
+
+def weighted_quantiles(values: Floats, weights: Floats, qs: Floats) -> Floats:
+    """`weighted_quantile` for several `qs`, (quantiles,), the points sorted once."""
     order = np.argsort(values, kind="stable")
     sorted_weights = weights[order]
     middle = np.cumsum(sorted_weights) - 0.5 * sorted_weights
-    return float(np.interp(q, middle, values[order]))
+    return np.asarray(np.interp(qs, middle, values[order]))
 
 
 def chance_above(values: Floats, weights: Floats, limit: float) -> Chance:

@@ -153,15 +153,7 @@ def march(
     if structure.elimination == LINEAR and structure.transits == 0:
         if respond:
             _respond_to_exact(structure, motion, segment, depot, rate_in, time)
-        return advance(
-            motion.amounts,
-            depot,
-            rate_in,
-            motion.rates[segment],
-            motion.into_modes[segment],
-            motion.parameters[segment, ABSORPTION_RATE],
-            time,
-        )
+        return advance(motion, segment, depot, rate_in, time)
     return _march_with_input(structure, motion, segment, depot, rate_in, time, respond)
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinstate.kernels import inner_kernel, kernel
-from twinstate.pk.columns import ABSORPTION_RATE, CENTRAL_VOLUME
+from twinstate.pk.columns import CENTRAL_VOLUME
 from twinstate.pk.course import EFFECT_SITE, LINEAR, METABOLITE, NOTHING, Course
 from twinstate.pk.march import march
-from twinstate.pk.modal import advance, change_segment, gathered
+from twinstate.pk.modal import advance, change_segment, gathered, read_on
 from twinstate.pk.response import STATE, follower_gain, follower_rate, read_response, start_response
 from twinstate.pk.schedule import (
     AT_CONSTANT_RATE,
@@ -71,17 +71,8 @@ def _follow_along(
     parameters = motion.parameters[segment]
     leaving = follower_rate(second, parameters)
     gain = follower_gain(second, parameters) / parameters[CENTRAL_VOLUME]
-    inflow = gathered(
-        motion.amounts,
-        depot,
-        rate_in,
-        motion.rates[segment],
-        motion.into_modes[segment],
-        parameters[ABSORPTION_RATE],
-        leaving,
-        time,
-    )
-    motion.response[STATE, 0, 0] = motion.response[STATE, 0, 0] * math.exp(-leaving * time) + gain * inflow
+    left, inflow = gathered(motion, segment, depot, rate_in, leaving, time)
+    motion.response[STATE, 0, 0] = motion.response[STATE, 0, 0] * left + gain * inflow
 
 
 @inner_kernel
@@ -184,7 +175,24 @@ def follow(
         if live > 0:
             train_h, train, train_ends = _next_of_trains(body.trains, live)
             train_h = max(train_h, now)  # by rounding it may seem past
-        event_h = min(min(segment_h, output_h), min(min(stop_h, train_h), entry_h))
+        other_h = min(segment_h, min(min(stop_h, train_h), entry_h))
+        if output_h < other_h and entry > 0 and not stepped and not followed:
+            read, depot, total, now = read_on(
+                motion,
+                segment,
+                depot,
+                rate_in,
+                total,
+                now,
+                other_h,
+                origin,
+                time_h[output:],
+                concentration[output:],
+                area[output:],
+            )
+            output += read
+            continue
+        event_h = min(other_h, output_h)  # in this order: a start that is not a number stays one
         if event_h > now:
             if entry > 0:  # nothing is in the body before the first entry
                 if stepped:
@@ -194,15 +202,7 @@ def follow(
                 else:
                     if followed:
                         _follow_along(motion, structure.second, segment, depot, rate_in, event_h - now)
-                    depot, held_in = advance(
-                        amounts,
-                        depot,
-                        rate_in,
-                        motion.rates[segment],
-                        motion.into_modes[segment],
-                        motion.parameters[segment, ABSORPTION_RATE],
-                        event_h - now,
-                    )
+                    depot, held_in = advance(motion, segment, depot, rate_in, event_h - now)
                 total += held_in / motion.parameters[segment, CENTRAL_VOLUME]
             now = event_h
         if segment_h <= event_h:

@@ -41,6 +41,10 @@ AT_ONCE, AT_CONSTANT_RATE, THROUGH_DEPOT, STEADY_STATE = 0, 1, 2, 3
 MYELOID_CELLS = 5
 # Rows of `Motion.modal`, `Motion.response` and `Body.saved`.
 MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 9
+# Rows of `Motion.stride`, which `modal` names. Places of `Motion.stride_key`: length of the step, h; its segment; what
+# was filled; what of the depot, and of a compartment that follows, is left after it.
+STRIDE_ROWS = 8
+KEY_TIME, KEY_SEGMENT, KEY_FILLED, KEY_DEPOT_DECAY, KEY_LEFT, KEY_PLACES = 0, 1, 2, 3, 4, 5
 COMPARTMENTS = 11  # the row of `Body.modal` that takes amounts by compartment
 # Rows of `Body.trains`: when the newest member enters; interval and duration, h; what each member brings into the gut
 # and into the centre, mg; how many older members have yet to enter, and how many of them have yet to end.
@@ -61,6 +65,8 @@ class Motion(NamedTuple):
         gut: What the gut holds and how it empties, (transits + 3, transits + 1): see `gut`.
         response: State of the second output and how it steps, (rows, 2, cells): see `response`.
         drives: What moves the second output at the five times of its step, (5,).
+        stride: What the last step in closed form does to each mode, (rows, modes): see `modal`.
+        stride_key: Of which step that is, (places,).
     """
 
     parameters: Floats
@@ -72,6 +78,8 @@ class Motion(NamedTuple):
     gut: Floats
     response: Floats
     drives: Floats
+    stride: Floats
+    stride_key: Floats
 
 
 class Body(NamedTuple):
@@ -128,6 +136,8 @@ def make_body(course: Course) -> Body:
             np.zeros((course.structure.transits + 3, course.structure.transits + 1)),
             np.zeros((RESPONSE_ROWS, 2, cells)),
             np.zeros(5),
+            np.zeros((STRIDE_ROWS, modes)),
+            np.zeros(KEY_PLACES),
         ),
         np.zeros(entries),
         np.zeros(entries, np.int64),
@@ -145,6 +155,7 @@ def make_body(course: Course) -> Body:
 def set_parameters(course: Course, eta: Floats, motion: Motion) -> bool:
     """Fill parameters and dispositions of every segment; False when one is not finite."""
     finite = True
+    motion.stride_key[KEY_TIME] = -1.0  # no step is as long as another body's
     for segment in range(course.segment_start_h.size):
         for index in range(course.eta_index.size):
             log_value = course.log_typical[segment, index]

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 
 from twinstate import units
 from twinstate.catalogue import Provenance
-from twinstate.drug import Channel, Rhythm, Target, Threshold
+from twinstate.drug import SIGNAL_METRICS, Channel, Rhythm, Target, Threshold
 from twinstate.reading.context import Context
 from twinstate.reading.drug_form import ChannelForm, ChannelNumber, TargetForm, ThresholdForm
 
-# Metrics of the channel's signal.
-OF_THE_CHANNEL = ("effect_rise", "signal_high", "signal_low")
 # Read in the named source, or computed from what was.
 KNOWN = ("V", "C")
+# Keys of what an exposure is computed from, and of what levels weigh by, with the statuses that leave an alarm
+# unverified. A residual chosen with a reason moves nobody of whom no level is told.
+GROUND = {
+    "parameters.": ("R", "A"),
+    "correlations": ("R", "A"),
+    "derived.": ("R", "A"),
+    "residual": ("R",),
+    "also_observed": ("R",),
+}
 
 
 def read_threshold(context: Context, name: str, row: ThresholdForm) -> Threshold:
@@ -28,8 +35,7 @@ def read_threshold(context: Context, name: str, row: ThresholdForm) -> Threshold
     if (row.metric == "level_after") != (row.after_hours is not None):
         rule = "but level_after, and only it, says how many hours after the start of a dose"
         context.refuse(f"{key}.after_hours", row.after_hours or "missing", rule)
-    if row.metric in OF_THE_CHANNEL:
-        _check_ground(context, key, row)
+    _check_ground(context, key, row)
     context.provenance[key] = Provenance(row.status, row.source)
     return Threshold(
         name=name,
@@ -48,17 +54,30 @@ def read_threshold(context: Context, name: str, row: ThresholdForm) -> Threshold
 
 
 def _check_ground(context: Context, key: str, row: ThresholdForm) -> None:
-    """An alarm on a channel is verified only when the effect it rests on is."""
+    """An alarm is verified only when what its probability is computed from is.
+
+    Every alarm rests on the exposure: on parameters, how they differ and go together, and on the residual by which
+    levels weigh. One on a signal rests on the effect as well. What is unknown (U) enters no computation: the estimate
+    itself says so.
+    """
+    if row.status not in KNOWN:
+        return
+    weak = {
+        place: known.status
+        for place, known in context.provenance.items()
+        if any(place.startswith(part) and known.status in weak for part, weak in GROUND.items())
+    }
     channel = context.form.channel
-    assert channel is not None
-    rests_on = {"emax": channel.emax, "ec50": channel.ec50, "part_of_effect": channel.part_of_effect}
-    weak = [
-        f"channel.{name} has status {number.status}"
-        for name, number in rests_on.items()
-        if number is not None and number.status not in KNOWN
-    ]
-    if weak and row.status in KNOWN:
-        rule = f"but {' and '.join(weak)}, so the alarm is unverified; give it status R"
+    if row.metric in SIGNAL_METRICS and channel is not None:
+        rests_on = {"emax": channel.emax, "ec50": channel.ec50, "part_of_effect": channel.part_of_effect}
+        weak |= {
+            f"channel.{name}": number.status
+            for name, number in rests_on.items()
+            if number is not None and number.status not in KNOWN
+        }
+    if weak:
+        told = " and ".join(f"{place} has status {status}" for place, status in weak.items())
+        rule = f"but {told}, so the alarm is unverified; give it status R"
         context.refuse(f"{key}.status", row.status, rule)
 
 
@@ -100,7 +119,7 @@ def read_target(context: Context, position: int, row: TargetForm) -> Target:
 def _metric_units(context: Context, key: str, metric: str) -> Mapping[str, float]:
     """Units in which a metric's figures may be written."""
     form = context.form
-    if metric in OF_THE_CHANNEL:
+    if metric in SIGNAL_METRICS:
         if form.channel is None:
             rule = "but the file has no channel whose signal could be watched"
             context.refuse(f"{key}.metric", metric, rule)
@@ -117,7 +136,7 @@ def _metric_units(context: Context, key: str, metric: str) -> Mapping[str, float
 
 
 def _canonical_unit(context: Context, metric: str, allowed: Mapping[str, float]) -> str:
-    own = (*OF_THE_CHANNEL, "second", "auc24", "auc_total")
+    own = (*SIGNAL_METRICS, "second", "auc24", "auc_total")
     return next(iter(allowed)) if metric in own else "mg/L"
 
 

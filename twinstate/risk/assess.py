@@ -15,7 +15,7 @@ from twinstate.assimilation.channel import ChannelState
 from twinstate.assimilation.channel_extremes import extreme_ahead
 from twinstate.assimilation.channel_forecast import chance_of_rise, rise_quantiles
 from twinstate.assimilation.channel_model import ChannelModel, channel_model
-from twinstate.assimilation.summary import chance_above, weighted_quantile
+from twinstate.assimilation.summary import chance_above, weighted_quantiles
 from twinstate.drug import Threshold
 from twinstate.errors import MathsError
 from twinstate.outlook import LOOK_BACK_H, STEP_H, Outlook, dose_starts, followed
@@ -53,7 +53,7 @@ class Risk(NamedTuple):
 
 def interval(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Interval:
     """Median and 90 % interval of weighted values, shape (points,)."""
-    return Interval(*(weighted_quantile(values, weights, q) for q in (0.5, 0.05, 0.95)))
+    return Interval(*weighted_quantiles(values, weights, QUANTILES).tolist())
 
 
 def peak_concentration(outlook: Outlook, horizon_h: float) -> NDArray[np.float64]:
@@ -117,6 +117,13 @@ def assess(outlook: Outlook, threshold: Threshold) -> Risk | None:
         ahead from what is usual in others.
     """
     return METRICS[threshold.metric](outlook, threshold)
+
+
+def distrusted_by(outlook: Outlook, threshold: Threshold) -> tuple[str, ...]:
+    """Devices that had lost trust among those whose signal a threshold rests on, each `name:jump` or `name:drift`."""
+    if not threshold.of_the_signal or outlook.channel is None:
+        return ()
+    return outlook.channel.distrusted
 
 
 def _exceedance(metric: Callable[[Outlook, Threshold], NDArray[np.float64]]) -> Metric:

@@ -261,13 +261,13 @@ def test_alarms_carry_limit_horizon_status_source_and_version(library: Library) 
         "tacrolimus": [("trough", 0.015, "mg/L", 24.0, "R"), ("trough", 0.020, "mg/L", 24.0, "R")],
         "warfarin": [("second", 4.5, "{INR}", 168.0, "R"), ("second", 5.0, "{INR}", 168.0, "R")],
         "phenytoin": [
-            ("concentration", 20.0, "mg/L", 72.0, "V"),
+            ("concentration", 20.0, "mg/L", 72.0, "R"),
             ("concentration", 30.0, "mg/L", 72.0, "R"),
         ],
         "digoxin": [("trough", 0.0012, "mg/L", 48.0, "V"), ("trough", 0.002, "mg/L", 48.0, "V")],
         "lithium": [
             ("level_after", 1.5 * carbonate, "mg/L", 48.0, "R"),
-            ("level_after", 2.0 * carbonate, "mg/L", 48.0, "V"),
+            ("level_after", 2.0 * carbonate, "mg/L", 48.0, "R"),
         ],
         "phenobarbital": [("concentration", 40.0, "mg/L", 24.0, "V")],
         "theophylline": [("concentration", 20.0, "mg/L", 24.0, "V")],
@@ -277,7 +277,7 @@ def test_alarms_carry_limit_horizon_status_source_and_version(library: Library) 
             ("level_after", 5 * micromole, "mg/L", 48.0, "V"),
         ],
         "busulfan": [("auc_total", 101.0, "mg*h/L", 96.0, "V")],
-        "fluorouracil": [("auc24", 15.65, "mg*h/L", 48.0, "C")],
+        "fluorouracil": [("auc24", 15.65, "mg*h/L", 48.0, "R")],
         "metoprolol": [
             ("concentration", 0.080, "mg/L", 24.0, "R"),
             ("signal_low", 50.0, "/min", 4.0, "R"),

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests.twinstate.library.configs import MOXIFLOXACIN, VANCOMYCIN, Edit, effect, parameter, refusal
+from tests.twinstate.library.configs import (
+    CONFIG,
+    MOXIFLOXACIN,
+    VANCOMYCIN,
+    WARFARIN,
+    Edit,
+    effect,
+    parameter,
+    refusal,
+)
+from twinstate.library import load_library
 
 
 def test_an_unknown_key_is_refused_with_the_keys_that_are_known(config: Path) -> None:
@@ -338,6 +348,51 @@ def test_a_meters_bias_must_ascend_and_be_smaller_than_any_reading(
 )
 def test_a_channel_that_cannot_be_understood_is_refused(config: Path, edit: Edit, wanted: str) -> None:
     assert refusal(config, MOXIFLOXACIN, edit).startswith(wanted)
+
+
+def recalled(number: dict[str, Any]) -> None:
+    number["status"] = "R"
+
+
+@pytest.mark.parametrize(
+    ("file", "alarm", "edit", "weak"),
+    [
+        (
+            VANCOMYCIN,
+            "high_auc24",
+            lambda d: recalled(d["parameters"]["central_volume"]),
+            "parameters.central_volume",
+        ),
+        (VANCOMYCIN, "high_auc24", lambda d: recalled(d["residual"]), "residual"),
+        (
+            WARFARIN,
+            "high_inr",
+            lambda d: d["thresholds"]["high_inr"].update(status="V"),
+            "parameters.clearance.between_subject",
+        ),
+    ],
+)
+def test_an_alarm_on_a_level_is_not_better_known_than_what_the_level_is_computed_from(
+    config: Path, file: str, alarm: str, edit: Edit, weak: str
+) -> None:
+    said = refusal(config, file, edit)
+    assert said.startswith(f"thresholds.{alarm}.status is V, but {weak} has status R")
+    assert "so the alarm is unverified; give it status R" in said
+
+
+def test_every_alarm_of_the_library_that_claims_to_be_known_rests_on_nothing_recalled() -> None:
+    checked = 0
+    for model in load_library(CONFIG).models.values():
+        statuses = {
+            place: known.status
+            for place, known in model.provenance.items()
+            if place.startswith("parameters.")
+        }
+        for alarm in model.thresholds:
+            if alarm.status in ("V", "C"):
+                assert not [place for place, status in statuses.items() if status == "R"], model.model
+                checked += 1
+    assert checked > 10
 
 
 def test_a_rate_whose_variability_cannot_be_told_from_clearance_is_refused(config: Path) -> None:

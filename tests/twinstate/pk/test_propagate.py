@@ -9,8 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.twinstate.courses import PARAMETERS, START_H, Given, course, integrate, log_parameters
-from twinstate.pk.course import INTO_CENTRAL, INTO_DEPOT, PARALLEL_ORAL, ZERO_ORDER_ORAL
+from tests.twinstate.courses import (
+    PARAMETERS,
+    START_H,
+    Given,
+    course,
+    integrate,
+    integrate_all,
+    log_parameters,
+)
+from twinstate.pk.course import (
+    EFFECT_SITE,
+    INTO_CENTRAL,
+    INTO_DEPOT,
+    LINEAR,
+    METABOLITE,
+    NOTHING,
+    PARALLEL_ORAL,
+    ZERO_ORDER_ORAL,
+    Structure,
+)
 from twinstate.pk.propagate import solve, solve_points
 
 NO_ETA = np.zeros(6)
@@ -69,6 +87,34 @@ def test_covariates_that_change_in_mid_course_agree_with_scipy(compartments: int
     expected_concentration, expected_area = integrate(plan, AN_ETA, TIMES)
     np.testing.assert_allclose(concentration, expected_concentration, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(area, expected_area, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("second", [NOTHING, METABOLITE, EFFECT_SITE])
+@pytest.mark.parametrize("compartments", [1, 2, 3])
+def test_even_steps_agree_with_scipy_when_doses_and_covariates_change_on_the_grid_and_between(
+    compartments: int, second: int
+) -> None:
+    # A step as long as the last one reuses its exponentials: not so under other parameters, or from a filling depot.
+    segments = [
+        (0.0, log_parameters()),
+        (5.0, log_parameters(clearance=2.0, effect_rate=0.8, metabolite_clearance=1.0, lag=0.5)),
+        (11.25, log_parameters(absorption_rate=0.2, central_volume=40.0, lag=1.0)),
+    ]
+    doses = [
+        Given(1.0, 700, duration=2.0),
+        Given(4.0, 300, INTO_DEPOT),
+        Given(7.5, 500, duration=1.25),
+        Given(9.0, 200, INTO_DEPOT),
+        Given(13.3, 400, ZERO_ORDER_ORAL),
+    ]
+    even = START_H + np.arange(0.0, 30.0, 0.5)
+    structure = Structure(compartments, LINEAR, 0, second)
+    # Without a change of covariates a point's first step is as long as the last one of the point before.
+    for plan in (course(structure, doses, segments), course(structure, doses)):
+        found = solve_points(plan, np.array([NO_ETA, AN_ETA]), even)
+        for point, eta in enumerate([NO_ETA, AN_ETA]):
+            for output, expected in zip(found, integrate_all(plan, eta, even), strict=True):
+                np.testing.assert_allclose(output[point], expected, rtol=1e-8, atol=1e-11)
 
 
 @pytest.mark.parametrize("apart", [0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3])
