@@ -33,3 +33,7 @@ class ModelError(CovariateError):
 
 class MathsError(TwinError):
     """Deterministic failure of one patient's arithmetic: never time, never memory."""
+
+
+# What the machine lacks for a moment says nothing of a patient: it ends the worker, and the record is read again.
+OF_THE_MACHINE = (MemoryError, OSError, EOFError, ImportError, ReferenceError, SystemError)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numba
+from numba.core import sigutils
+from numba.core.caching import FunctionCache
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -33,6 +35,26 @@ def _kernel_cache() -> str:
 _KERNEL_CACHE = _kernel_cache()
 
 
+_Kept: Any = FunctionCache  # numba has no types
+_signature: Any = sigutils.normalize_signature
+
+
+class _CheckedCache(_Kept):  # type: ignore[misc]
+    """Numba's cache on disk, which hands out no code for arguments of another type.
+
+    Its index names a numbered file for each signature. Two processes that compile for the first time at once may give
+    one number to two signatures, or read an index whose file is yet to be written: the machine code then takes a whole
+    number for a fraction without a word. What does not fit is compiled anew.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled code for these arguments; None where none is kept."""
+        found = super().load_overload(sig, target_context)
+        if found is not None and tuple(found.signature.args) != tuple(_signature(sig)[0]):
+            return None
+        return found
+
+
 def _compile(function: Callable[_P, _R], **more: Any) -> Callable[_P, _R]:
     options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", **more}
     # Tests that check shapes wrap every function first; numba needs the plain one.
@@ -40,10 +62,12 @@ def _compile(function: Callable[_P, _R], **more: Any) -> Callable[_P, _R]:
     settings: Any = numba.config
     elsewhere, settings.CACHE_DIR = settings.CACHE_DIR, _KERNEL_CACHE
     try:
-        compiled: Callable[_P, _R] = numba.njit(**options)(plain)
+        compiled: Any = numba.njit(**options)(plain)
+        compiled._cache = _CheckedCache(plain)
     finally:
         settings.CACHE_DIR = elsewhere
-    return compiled
+    kept: Callable[_P, _R] = compiled
+    return kept
 
 
 def kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:

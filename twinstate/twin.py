@@ -17,7 +17,7 @@ import numpy as np
 from twinstate.assimilation.readings import names_of, readings_of
 from twinstate.clocks import Clocks, DeviceClock
 from twinstate.drug import DrugModel
-from twinstate.errors import CovariateError
+from twinstate.errors import OF_THE_MACHINE, CovariateError
 from twinstate.estimate import DrugEstimate, estimate_drug, horizon_of
 from twinstate.history import Entry, Lab, device_of
 from twinstate.library import Library
@@ -262,7 +262,7 @@ class Twin:
             except CovariateError:
                 # What cannot be assessed keeps what was last said of it.
                 risks += [risk for risk in last if risk.drug == drug]
-            except MemoryError:
+            except OF_THE_MACHINE:
                 raise
             except Exception as failure:
                 failures.append(f"{drug}: {failure or type(failure).__name__}")
@@ -318,7 +318,7 @@ class Twin:
                 ),
                 "",
             )
-        except MemoryError:
+        except OF_THE_MACHINE:
             raise
         except Exception as failure:
             return (), str(failure) or type(failure).__name__

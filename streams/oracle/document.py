@@ -36,7 +36,7 @@ from twinstate.assimilation.readings import names_of, readings_of
 from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.assimilation.windows import WINDOW_NS, add_window
 from twinstate.drug import DrugModel
-from twinstate.errors import CovariateError
+from twinstate.errors import OF_THE_MACHINE, CovariateError
 from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck, LevelDoubt, ParameterEstimate
 from twinstate.history import Entry, Frame, Lab, Window
 from twinstate.library import Library
@@ -102,7 +102,7 @@ def canonical_bytes(
     try:
         for drug in drugs_named(records, library, watermark):
             estimates.append(_estimate(chart, records, library.drugs[drug], library, watermark))
-    except MemoryError:
+    except OF_THE_MACHINE:
         raise
     except Exception as failed:
         estimates, failure = [], str(failed) or type(failed).__name__

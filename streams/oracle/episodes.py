@@ -11,7 +11,7 @@ from streams.oracle.acceptance import Chart, absences, frames_of, hour_end, reco
 from streams.oracle.exposure import Exposure, contradictory, expose, horizon_of, risk_of
 from streams.oracle.known import drugs_named, heard, know
 from twinstate.drug import DrugModel, Threshold
-from twinstate.errors import CovariateError
+from twinstate.errors import OF_THE_MACHINE, CovariateError
 from twinstate.history import Entry
 from twinstate.library import Library
 from twinstate.policy import Policy
@@ -118,7 +118,7 @@ def _risks(
             continue
         try:
             risks.extend(_risks_of(chart, records, library.drugs[drug], library, at))
-        except MemoryError:
+        except OF_THE_MACHINE:
             raise
         except Exception as error:
             # What cannot be assessed keeps what was last said of it; the other drugs go on.

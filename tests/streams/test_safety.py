@@ -176,3 +176,19 @@ def test_a_level_is_shown_in_what_it_measures() -> None:
     )
     assert min(curve.median) == pytest.approx(1.0, abs=0.05)
     assert 2.0 < max(curve.median) < 6.0
+
+
+def test_what_the_machine_lacks_for_a_moment_is_no_reason_to_doubt_a_patient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_files_left(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("twinstate.outlook.assimilate", no_files_left)
+    sent = [
+        admitted(),
+        send("p-1", "dose", "d1", 1.0, dose()),
+        send("p-1", "lab", "l1", 6.0, level(20.0)),
+    ]
+    with pytest.raises(OSError, match="open files"):
+        told(sent)
