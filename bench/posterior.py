@@ -8,8 +8,8 @@ Then: levels below the limit of quantification, one wrong level of four, and a c
 
 Every figure comes from `twinstate.assimilation.posterior.assimilate`, as the pipeline calls it, bank of wrong levels
 included. The reference assumes what the estimate says it assumes: that levels are right, and from three levels on that
-one of them may be wrong altogether. What that doubt costs a record whose levels are all right is told beside it, against
-a reference that was told so.
+one of them may be wrong altogether. What that doubt costs a record whose levels are all right is told beside it,
+against a reference that was told so.
 
 Options: `--patients` and `--many` make it smaller (the latter is the number behind NEES), `--json` prints one JSON
 object instead of the table. Exit 1 when a target fails.
