@@ -40,7 +40,7 @@ AT_ONCE, AT_CONSTANT_RATE, THROUGH_DEPOT, STEADY_STATE = 0, 1, 2, 3
 # Dividing, three maturing and circulating cells.
 MYELOID_CELLS = 5
 # Rows of `Motion.modal`, `Motion.response` and `Body.saved`.
-MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 9
+MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 15
 COMPARTMENTS = 11  # the row of `Body.modal` that takes amounts by compartment
 # Rows of `Body.trains`: when the newest member enters; interval and duration, h; what each member brings into the gut
 # and into the centre, mg; how many older members have yet to enter, and how many of them have yet to end.

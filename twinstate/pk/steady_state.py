@@ -22,6 +22,7 @@ from twinstate.pk.course import (
     INTO_DEPOT,
     LINEAR,
     METABOLITE,
+    MYELOSUPPRESSION,
     NOTHING,
     PARALLEL_ORAL,
     Course,
@@ -38,6 +39,7 @@ from twinstate.pk.schedule import (
     Body,
     Motion,
 )
+from twinstate.pk.settled_marrow import settle_marrow
 from twinstate.pk.steps import absorbed, held
 from twinstate.pk.train import Train, settle_amounts, settle_gut, settle_response
 
@@ -189,7 +191,9 @@ def set_steady_state(
         if structure.transits == 0 and oral != 0.0:
             depot = oral * math.exp(-absorption * since) / -math.expm1(-absorption * interval)
         settle_amounts(structure, motion, segment, depot, train, body.saved)
-    if structure.second != NOTHING:
+    if structure.second == MYELOSUPPRESSION:
+        settle_marrow(structure, motion, segment, depot, train, body.saved)
+    elif structure.second != NOTHING:
         settle_response(structure, motion, segment, depot, train, body.saved)
     if trains > 0:
         bends = structure.elimination != LINEAR or (
