@@ -72,7 +72,7 @@ class Adapter:
         ]
         state = {**names, **amounts, "t": self._slots + self.size, "T": self._slots + self.size}
         odes = [self._compile(f"odes[{k}]", text, state) for k, text in enumerate(model.odes or [])]
-        self.equations = join(odes) if odes else None
+        self.equations = join(odes, self._slots) if odes else None
         self.compared: dict[str, Program] = {}
         for name in model.compare or [parameter.name for parameter in model.parameters]:
             text = model.compare_defs.get(name, name)

@@ -187,3 +187,49 @@ def _two(operation: int, left: Floats, right: Floats) -> Floats:
         OR: np.logical_or,
     }
     return np.asarray(functions[operation](left, right), dtype=np.float64)
+
+
+# How a part of a formula hangs on the amounts: not at all, as a multiple of one of them, or in another way.
+_FREE, _MULTIPLE, _OTHERWISE = 0, 1, 2
+
+
+def is_multiple_of(program: Program, amount: int, first_amount: int) -> bool:
+    """Whether a formula is one amount times something that neither amounts nor time change.
+
+    Seen from its form alone: "-KA*A1" is such a multiple of A1, "A1*A1/A1" counts as none.
+
+    Args:
+        program: From `compile_formula`.
+        amount: The name that may be multiplied.
+        first_amount: Names from here on change with time: amounts, and time itself.
+    """
+    stack: list[int] = []
+    for operation, name in zip(program.operation.tolist(), program.name.tolist(), strict=True):
+        if operation == NUMBER:
+            stack.append(_FREE)
+        elif operation == NAME:
+            stack.append(_MULTIPLE if name == amount else _FREE if name < first_amount else _OTHERWISE)
+        elif operation == NEGATE:
+            continue
+        elif operation == CHOOSE:
+            otherwise, chosen, condition = stack.pop(), stack.pop(), stack.pop()
+            stack.append(chosen if condition == _FREE and chosen == otherwise else _OTHERWISE)
+        elif operation > NEGATE:
+            stack[-1] = _FREE if stack[-1] == _FREE else _OTHERWISE
+        else:
+            right, left = stack.pop(), stack.pop()
+            stack.append(_hangs(operation, left, right))
+    return stack[0] == _MULTIPLE
+
+
+def _hangs(operation: int, left: int, right: int) -> int:
+    """How the result of two parts hangs on the amounts."""
+    if left == right == _FREE:
+        return _FREE
+    if operation in (ADD, SUBTRACT) and left == right:
+        return left
+    if operation == MULTIPLY and sorted((left, right)) == [_FREE, _MULTIPLE]:
+        return _MULTIPLE
+    if operation == DIVIDE and (left, right) == (_MULTIPLE, _FREE):
+        return _MULTIPLE
+    return _OTHERWISE

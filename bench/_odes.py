@@ -4,6 +4,9 @@ The right-hand sides are postfix programs (`_formula.py`), so nothing is execute
 and resets are planned as for compartment graphs; a steady state is the state that one interval of the train
 reproduces, found by Newton's method. The error of a step is held to `RELATIVE` of each amount.
 
+A compartment that only loses a fixed share of itself, as a depot does, is followed in closed form beside the others:
+stepped through, a fast one (100/h) would hold every step of the whole model to a few minutes long after it is empty.
+
 References:
     Dormand, Prince (1980), J. Comput. Appl. Math. 6:19-26; Hairer, Norsett, Wanner (1993), Solving ODEs I, II.4, II.5.
 """
@@ -16,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench._formula import Program
+from bench._formula import Program, is_multiple_of
 from twinstate.kernels import kernel
 from twinstate.pk.graph import ENTERS, RESET, Doses, Plan, make_plan, plan_entries, since_newest
 from twinstate.pk.matrix import solve_in_place
@@ -55,27 +58,41 @@ class Equations(NamedTuple):
         name: Index among the values: names of the model first, then amounts, then time, (length,).
         number: (length,).
         first: Where each compartment's program begins, with the end of the last, (compartments + 1,).
+        alone: 1 where a right-hand side is its own amount times something fixed between events, (compartments,).
     """
 
     operation: Integers
     name: Integers
     number: Floats
     first: Integers
+    alone: Integers
 
 
-def join(programs: list[Program]) -> Equations:
-    """Lay programs one after the other."""
+def join(programs: list[Program], first_amount: int) -> Equations:
+    """Lay programs one after the other.
+
+    Args:
+        programs: Right-hand sides by compartment.
+        first_amount: Where the amounts begin among the names; only time comes after them.
+    """
     lengths = [program.operation.size for program in programs]
     return Equations(
         np.concatenate([program.operation for program in programs]),
         np.concatenate([program.name for program in programs]),
         np.concatenate([program.number for program in programs]),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.array(
+            [is_multiple_of(program, first_amount + k, first_amount) for k, program in enumerate(programs)],
+            dtype=np.int64,
+        ),
     )
 
 
 class Work(NamedTuple):
-    """Working memory: values a program may name, slopes of the stages, states, stack, input and the step's length."""
+    """Working memory: values a program may name, slopes of the stages, states, stack, input and the step's length.
+
+    `growth` holds the rate constants (1/h, negative when lost) of the compartments followed in closed form.
+    """
 
     values: Floats
     slopes: Floats
@@ -83,6 +100,7 @@ class Work(NamedTuple):
     stack: Floats
     flow: Floats
     pace: Floats
+    growth: Floats
 
 
 @kernel
@@ -157,16 +175,41 @@ def _run(equations: Equations, start: int, end: int, values: Floats, stack: Floa
 
 @kernel
 def _slope(equations: Equations, time: float, amounts: Floats, work: Work, slope: Floats) -> None:
-    """Fill dA/dt (n,) at this time and these amounts, input included."""
+    """Fill dA/dt (n,) at this time and these amounts, input included; 0 for what is followed in closed form."""
     size = amounts.size
     names = work.values.size - size - 1
     for k in range(size):
         work.values[names + k] = amounts[k]
     work.values[names + size] = time
     for k in range(size):
-        slope[k] = work.flow[k] + _run(
-            equations, equations.first[k], equations.first[k + 1], work.values, work.stack
-        )
+        if equations.alone[k] == 1:
+            slope[k] = 0.0
+        else:
+            slope[k] = work.flow[k] + _run(
+                equations, equations.first[k], equations.first[k + 1], work.values, work.stack
+            )
+
+
+@kernel
+def _find_growth(equations: Equations, work: Work) -> None:
+    """Rate constants of what is followed in closed form: the slope at an amount of 1."""
+    size = equations.alone.size
+    names = work.values.size - size - 1
+    for k in range(size):
+        if equations.alone[k] == 1:
+            work.values[names + k] = 1.0
+            work.growth[k] = _run(
+                equations, equations.first[k], equations.first[k + 1], work.values, work.stack
+            )
+
+
+@kernel
+def _alone(amount: float, growth: float, flow: float, hours: float) -> float:
+    """What dA/dt = growth A + flow makes of an amount in so many hours."""
+    share = growth * hours
+    if share == 0.0:
+        return amount + flow * hours
+    return amount * math.exp(share) + flow * hours * (math.expm1(share) / share)
 
 
 @kernel
@@ -177,6 +220,7 @@ def _integrate(
     size = amounts.size
     time = start
     step = min(work.pace[0], end - start)
+    _find_growth(equations, work)
     _slope(equations, time, amounts, work, work.slopes[0])
     for _ in range(MOST_STEPS):
         if time >= end:
@@ -186,6 +230,9 @@ def _integrate(
             step = end - time
         for stage in range(1, 7):
             for k in range(size):
+                if equations.alone[k] == 1:
+                    work.trial[k] = _alone(amounts[k], work.growth[k], work.flow[k], NODES[stage] * step)
+                    continue
                 total = 0.0
                 for before in range(stage):
                     total += WEIGHTS[stage, before] * work.slopes[before, k]
@@ -444,6 +491,7 @@ def solve_equations(
         np.zeros(equations.operation.size + 1),
         np.zeros(size),
         np.zeros(1),
+        np.zeros(size),
     )
     for point in range(points):
         doses = Doses(

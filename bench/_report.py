@@ -20,6 +20,11 @@ from rich.table import Table
 ROOT = Path(__file__).parent.parent
 
 
+def rms(values: object) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(np.asarray(values, dtype=float)))))
+
+
 class Check(NamedTuple):
     """One figure and the range it must lie in; infinite ends make it a figure without a target."""
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench._formula import FormulaError, compile_formula, run
+from bench._formula import FormulaError, compile_formula, is_multiple_of, run
 from bench._odes import join, solve_equations
 
 NAMES = {"CL": 0, "ETA_CL": 1, "WT": 2, "OCC": 3}
@@ -38,7 +38,7 @@ def test_formula_means_what_arithmetic_says(text: str) -> None:
 @pytest.mark.parametrize("text", FORMULAS)
 def test_compiled_right_hand_side_is_the_same_formula(text: str) -> None:
     # dA/dt = formula: after one hour the amount is its value.
-    equations = join([compile_formula(text, NAMES)])
+    equations = join([compile_formula(text, NAMES)], len(NAMES))
     amounts = solve_equations(
         equations, np.zeros(1), np.array([[VALUES]]), np.array([0.0, 1.0]), np.zeros(1), np.zeros((1, 1)),
         np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1, np.int64), np.zeros(1), np.zeros(0),
@@ -87,3 +87,30 @@ def test_formula_runs_over_arrays_of_points_and_rows() -> None:
 def test_anything_but_arithmetic_is_refused_with_what_it_was(text: str) -> None:
     with pytest.raises(FormulaError):
         compile_formula(text, NAMES)
+
+
+STATE = {**NAMES, "A1": 4, "A2": 5, "t": 6}
+
+
+@pytest.mark.parametrize(
+    ("text", "multiple"),
+    [
+        ("-CL*A1", True),
+        ("-(CL/WT+0.1)*A1", True),
+        ("-A1*CL/WT + 2*A1", True),
+        ("A1*exp(ETA_CL) if OCC > 1 else -A1", True),
+        ("CL*A2", False),
+        ("-CL*A1 + A2", False),
+        ("CL - A1", False),
+        ("-CL*t*A1", False),
+        ("-CL*A1*A1", False),
+        ("-CL*A1/(WT+A1)", False),
+        ("CL/A1", False),
+        ("-CL*sqrt(A1)", False),
+        ("max(A1, 0)", False),
+        ("-A1 if A1 > 1 else -A1", False),
+        ("CL", False),
+    ],
+)
+def test_multiple_of_an_amount_is_told_by_its_form(text: str, multiple: bool) -> None:
+    assert is_multiple_of(compile_formula(text, STATE), 4, 4) is multiple

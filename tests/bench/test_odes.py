@@ -24,7 +24,7 @@ def solve(formulas: list[str], given: list[Into], values: Floats, times: Floats 
     names = {**NAMES, "A1": 4, "A2": 5, "t": 6}
     doses = doses_of(given)
     return solve_equations(
-        join([compile_formula(text, names) for text in formulas]),
+        join([compile_formula(text, names) for text in formulas], names["A1"]),
         np.zeros(1),
         values[None, None],
         times,
@@ -42,9 +42,44 @@ VALUES = np.array([1.1, 0.12, 30.0, 80.0])
 
 
 def test_linear_equations_agree_with_scipy_after_every_kind_of_dose() -> None:
-    given = [Into(0, 100, lag=0.7), Into(0, 50, 1), Into(1, 300, 1, 15.0), Into(12, 100, lag=0.7)]
+    given = [
+        Into(0, 100, lag=0.7),
+        Into(0, 50, 1),
+        Into(1, 300, 1, 15.0),
+        Into(3, 80, 0, 2.5),
+        Into(12, 100, lag=0.7),
+    ]
     expected, _ = integrate_graph([0.0], [RATES], given, TIMES)
     np.testing.assert_allclose(solve(LINEAR, given, VALUES), expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("into", [Into(0, 100), Into(0, 100, 0, 2.0), Into(0, 100, interval=12.0)], ids=str)
+def test_depot_that_empties_within_a_second_costs_no_steps_once_it_is_empty(into: Into) -> None:
+    # 40 h at 1e5/h: held to the depot's pace the search for the end would take more steps than are allowed.
+    fast = rate_matrix(2, [(0, 1, 1e5), (1, -1, 0.12)])
+    found = solve(LINEAR, [into], np.array([1e5, 0.12, 0.0, 0.0]))
+    np.testing.assert_allclose(
+        found, trains_by_hand(fast, [into], TIMES, 60 if into.interval else 0), rtol=1e-7, atol=1e-6
+    )
+
+
+def test_rate_of_a_depot_is_that_of_its_own_stretch_of_time() -> None:
+    names = {**NAMES, "A1": 4, "A2": 5, "t": 6}
+    times = np.array([2.0, 3.0, 9.0])
+    found = solve_equations(
+        join([compile_formula(text, names) for text in LINEAR], names["A1"]),
+        np.array([-np.inf, 2.0]),
+        np.array([[VALUES, VALUES * [0.2, 1.0, 1.0, 1.0]]]),
+        times,
+        np.zeros(1),
+        np.zeros((1, 1)),
+        np.full((1, 1), 100.0),
+        np.zeros((1, 1)),
+        np.zeros(1, np.int64),
+        np.zeros(1),
+        np.zeros(0),
+    )[0]
+    np.testing.assert_allclose(found[:, 0], 100.0 * np.exp([-2.2, -2.42, -3.74]), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def _dose(draw: st.DrawFn, ward: Ward, number: int) -> dict[str, Any]:
     given = dose(ward.amount_mg * draw(st.sampled_from([1.0, 0.5, 4.0])), _drug(ward), ward.route)
     if ward.route == "iv":
         given["duration_h"] = ward.duration_h
-    if ward.steady and draw(st.integers(0, 5)) == 0:
+    if draw(st.integers(0, 5)) == 0:
         given["steady_state_interval_h"] = ward.every_h
     return given
 

@@ -41,7 +41,6 @@ class Ward(NamedTuple):
         frames: Whether a patch tells of QTc.
         examples: Histories tried in `make test`: as many as cost a few seconds.
         events: Most doses, and most levels, of one history.
-        steady: Whether doses at steady state are among them; a marrow's takes hundreds of intervals a point.
     """
 
     model: str
@@ -59,7 +58,6 @@ class Ward(NamedTuple):
     frames: bool = False
     examples: int = 15
     events: int = 4
-    steady: bool = True
 
 
 SAID = {"status": "A", "source": "this test", "reason": "a structure that no file of ours has"}
@@ -247,11 +245,11 @@ WARDS: dict[str, Ward] = {
     ),
     "bone marrow": Ward(
         "fluorouracil-arshad-2020", TUMOUR, PLATINUM,
-        1900.0, 24.0, "iv", 22.0, 0.4, "mg/L", "fluorouracil", 60.0, examples=4, events=2, steady=False,
+        1900.0, 24.0, "iv", 22.0, 0.4, "mg/L", "fluorouracil", 60.0, examples=4, events=2,
     ),
     "bone marrow, cells counted": Ward(
         "fluorouracil-arshad-2020", TUMOUR, PLATINUM,
-        1900.0, 24.0, "iv", 22.0, 5.0, "10*9/L", "leukocytes", 60.0, _cells_counted, examples=4, events=2, steady=False,
+        1900.0, 24.0, "iv", 22.0, 5.0, "10*9/L", "leukocytes", 60.0, _cells_counted, examples=4, events=2,
     ),
     "wearable frames": Ward(
         "moxifloxacin-hong-2015",

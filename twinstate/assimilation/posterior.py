@@ -26,7 +26,7 @@ from twinstate.assimilation.occasions import (
     walk_ends,
 )
 from twinstate.assimilation.points import normal_points
-from twinstate.assimilation.record import STATUS, Fit, fit_finite, fit_record
+from twinstate.assimilation.record import NOT_FINITE, STATUS, Fit, fit_finite, fit_record
 from twinstate.assimilation.refine import (
     WRONG_LOG_SD,
     WRONG_SHARE,
@@ -38,6 +38,8 @@ from twinstate.assimilation.refine import (
 from twinstate.drug import Variation
 from twinstate.errors import MathsError
 from twinstate.pk.course import Course
+from twinstate.pk.propagate import solve_points
+from twinstate.pk.steady_state import may_have_none
 
 Floats = NDArray[np.float64]
 
@@ -50,6 +52,8 @@ TELLING_LEVELS = 3
 BEYOND_BELIEF = 0.9
 # A hypothesis with less weight than this is dropped; one that is kept gets at least this share of the points.
 NEGLIGIBLE = 1e-3
+# A steady state that less of the parameters' weight has is none: the declaration or the model is wrong.
+LEAST_POSSIBLE = 0.01
 LEAST_SHARE = 0.05
 
 
@@ -115,17 +119,29 @@ def carry_forward(
 ) -> tuple[Course, Cloud]:
     """The course with its occasions, and the cloud with what the parameter may be by `at_h`.
 
-    A random walk goes on from the last level; between occasions a new one begins a day after it.
+    A random walk goes on from the last level; between occasions a new one begins a day after it. Parameters under
+    which a steady state that was declared cannot be have no weight.
 
     Args:
         posterior: What the record says.
         course: Doses given, with or without those planned; without occasions.
         variation: As in `assimilate`.
         at_h: Hours since 1970, not before the last level.
+
+    Raises:
+        MathsError: Hardly any parameters have the steady state that was declared.
     """
-    cloud = posterior.cloud
     if variation is None:
-        return course, cloud
+        return course, _possible(course, posterior.cloud)
+    laid, cloud = _with_occasion(posterior, course, variation, at_h)
+    return laid, _possible(laid, cloud)
+
+
+def _with_occasion(
+    posterior: Posterior, course: Course, variation: Variation, at_h: float
+) -> tuple[Course, Cloud]:
+    """The course and the cloud with what the parameter that varies may be by `at_h`."""
+    cloud = posterior.cloud
     count, columns = cloud.points.shape
     fresh = normal_points()[posterior.row, 1 + columns]
     if posterior.occasions is None:
@@ -149,11 +165,44 @@ def carry_forward(
     return laid, cloud._replace(points=points, mean=mean, covariance=_positive(covariance))
 
 
+def _possible(course: Course, cloud: Cloud) -> Cloud:
+    """The cloud without the points that have no such steady state as was declared: the heaviest takes their place."""
+    if not may_have_none(course):
+        return cloud
+    declared = course.dose_time_h[course.dose_interval_h > 0.0]
+    concentration, _, second = solve_points(course, cloud.points, declared)
+    possible = (np.isfinite(concentration) & np.isfinite(second)).all(axis=1)
+    if possible.all():
+        return cloud
+    left = np.where(possible, cloud.weights, 0.0)
+    share = math.fsum(left)
+    if share < LEAST_POSSIBLE:
+        raise MathsError(
+            f"only {100 * share:.1g} % of the parameters held possible have a steady state of the doses declared so: "
+            "they outrun what the body can eliminate or replace. Correct amount or interval, or send the doses one "
+            "by one."
+        )
+    points = cloud.points.copy()
+    points[~possible] = points[int(np.argmax(left))]
+    mean, covariance, effective = moments(points, left / share)
+    return cloud._replace(
+        points=points,
+        weights=left / share,
+        effective_size=effective,
+        mean=mean,
+        covariance=_positive(covariance),
+    )
+
+
 def _fit(course: Course, labs: Labs, prior: Floats) -> tuple[Cloud, str]:
     """One hypothesis about what varies: the record's Gaussian, those of its suspects, and the cloud under all."""
     if len(labs.time_h) == 0:
         nothing = Proposal(np.zeros((0, len(prior))), np.zeros((0, *prior.shape)), np.zeros(0))
         return refine(course, labs, prior, nothing), "prior"
+    if may_have_none(course) and fit_record(course, labs, prior.copy()).status == NOT_FINITE:
+        # The typical patient himself has no such state: the points are looked for where the prior has them.
+        anywhere = Proposal(np.zeros((1, len(prior))), prior[np.newaxis].copy(), np.ones(1))
+        return refine(course, labs, prior, anywhere), "prior"
     fit = fit_finite(course, labs, prior)
     suspects = _suspects(fit, labs, prior)
     fits, log_weights = [fit], [fit.log_evidence]

@@ -32,8 +32,9 @@ from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
+from twinstate.pk.steady_state import may_have_none
 
-__all__ = ["STATUS", "Fit", "Labs", "fit_finite", "fit_record"]
+__all__ = ["NOT_FINITE", "STATUS", "Fit", "Labs", "fit_finite", "fit_record"]
 
 Floats = NDArray[np.float64]
 
@@ -261,13 +262,24 @@ def _fall_back(
 
 
 @kernel
+def _unseen(labs: Labs) -> tuple[Floats, Floats]:
+    """Logarithms of the levels, and what is added to their variance: much for a censored one before the first fit."""
+    value = np.log(labs.value)
+    variance = np.zeros(value.size)
+    for level in range(value.size):
+        if labs.censored[level] == 1:
+            variance[level] = UNINFORMATIVE
+    return value, variance
+
+
+@kernel
 def fit_record(course: Course, labs: Labs, prior: Floats) -> Fit:
     """Update N(0, prior) with all levels by iterated posterior linearisation.
 
     Linearise over the present posterior, update the *prior* with the result, repeat: three full steps, then
     steps damped by `DAMPING`, until no mean moves by `TOLERANCE_SD` posterior standard deviations. A fit that
-    does not settle in `MOST_ITERATIONS` falls back on Gauss-Newton steps to the mode, halved until the cost
-    falls.
+    does not settle in `MOST_ITERATIONS`, or meets parameters without the steady state declared, falls back on
+    Gauss-Newton steps to the mode, halved until the cost falls.
 
     Args:
         course: The patient's course.
@@ -284,15 +296,14 @@ def fit_record(course: Course, labs: Labs, prior: Floats) -> Fit:
     etas = prior.shape[0]
     mean = np.zeros(etas)
     covariance = prior.copy()
-    value = np.log(labs.value)
-    variance = np.zeros(value.size)
-    for level in range(value.size):
-        if labs.censored[level] == 1:
-            variance[level] = UNINFORMATIVE
+    value, variance = _unseen(labs)
     for iteration in range(1, MOST_ITERATIONS + 1):
         fit = _update(course, labs, prior, mean, covariance, value, variance, iteration)
         step = fit.mean - mean
         size = _in_sd(step, fit.covariance)
+        if not math.isfinite(size) and may_have_none(course):
+            value, variance = _unseen(labs)
+            break
         if not math.isfinite(size) or size < TOLERANCE_SD:
             return fit
         share = 1.0 if iteration <= FULL_STEPS else DAMPING

@@ -22,6 +22,7 @@ from twinstate.kernels import kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import follow
 from twinstate.pk.schedule import make_body
+from twinstate.pk.steady_state import may_have_none
 
 __all__ = [
     "Chance",
@@ -188,6 +189,7 @@ def _weigh(
     levels = labs.time_h.size
     nought = np.zeros(etas)
     body = make_body(course)
+    impossible = may_have_none(course)
     concentration = np.empty(levels)
     area = np.empty(levels)
     second = np.empty(levels)
@@ -211,6 +213,9 @@ def _weigh(
             density += math.exp(parts[part] - highest_part)
         proposal = highest_part + math.log(density)
         weights[row] = prior + _explain(concentration, second, labs, doubting, wrong[row]) - proposal
+        if impossible and math.isnan(weights[row]):
+            weights[row] = -math.inf  # the steady state that was declared cannot be under these parameters
+            wrong[row] = 0.0
         highest = max(highest, weights[row])  # passes over NaN, which the sum below does not
     total = 0.0
     for row in range(count):

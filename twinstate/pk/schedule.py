@@ -40,7 +40,7 @@ AT_ONCE, AT_CONSTANT_RATE, THROUGH_DEPOT, STEADY_STATE = 0, 1, 2, 3
 # Dividing, three maturing and circulating cells.
 MYELOID_CELLS = 5
 # Rows of `Motion.modal`, `Motion.response` and `Body.saved`.
-MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 9
+MODAL_ROWS, RESPONSE_ROWS, SAVED_ROWS = 12, 7, 15
 # Rows of `Motion.stride`, which `modal` names. Places of `Motion.stride_key`: length of the step, h; its segment; what
 # was filled; what of the depot, and of a compartment that follows, is left after it.
 STRIDE_ROWS = 8

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.kernels import inner_kernel
+from twinstate.kernels import inner_kernel, kernel
 from twinstate.pk.columns import (
     ABSORPTION_RATE,
     FIRST_ORDER_FRACTION,
@@ -22,6 +22,7 @@ from twinstate.pk.course import (
     INTO_DEPOT,
     LINEAR,
     METABOLITE,
+    MYELOSUPPRESSION,
     NOTHING,
     PARALLEL_ORAL,
     Course,
@@ -38,6 +39,7 @@ from twinstate.pk.schedule import (
     Body,
     Motion,
 )
+from twinstate.pk.settled_marrow import settle_marrow
 from twinstate.pk.steps import absorbed, held
 from twinstate.pk.train import Train, settle_amounts, settle_gut, settle_response
 
@@ -45,6 +47,17 @@ Floats = NDArray[np.float64]
 
 # Rows of `Body.saved` beside those of `train`: what earlier trains of one moment left.
 AMOUNTS_BEFORE, GUT_BEFORE = 7, 8
+
+
+@kernel
+def may_have_none(course: Course) -> bool:
+    """Whether doses at steady state are declared where some parameters have no such state.
+
+    Saturable elimination that the doses outrun, or a marrow that they kill.
+    """
+    if course.structure.elimination == LINEAR and course.structure.second != MYELOSUPPRESSION:
+        return False
+    return bool(np.any(course.dose_interval_h > 0.0))
 
 
 @inner_kernel
@@ -189,7 +202,9 @@ def set_steady_state(
         if structure.transits == 0 and oral != 0.0:
             depot = oral * math.exp(-absorption * since) / -math.expm1(-absorption * interval)
         settle_amounts(structure, motion, segment, depot, train, body.saved)
-    if structure.second != NOTHING:
+    if structure.second == MYELOSUPPRESSION:
+        settle_marrow(structure, motion, segment, depot, train, body.saved)
+    elif structure.second != NOTHING:
         settle_response(structure, motion, segment, depot, train, body.saved)
     if trains > 0:
         bends = structure.elimination != LINEAR or (

@@ -1,7 +1,7 @@
 """An endless train where the solver has to step: the state that one interval of it carries into itself.
 
-It is found by one interval's march where that is affine (the gut, the chains of a response), by Newton's method
-for the amounts and by repeating the interval for the marrow.
+It is found by one interval's march where that is affine (the gut, the chains of a response), else by Newton's method:
+for the amounts here, for the marrow in `settled_marrow`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from twinstate.pk.columns import (
 from twinstate.pk.course import (
     EFFECT_SITE,
     METABOLITE,
-    MYELOSUPPRESSION,
     Structure,
 )
 from twinstate.pk.gut import row_length, set_step
@@ -39,7 +38,7 @@ from twinstate.pk.response import (
     has_chains,
     start_response,
 )
-from twinstate.pk.schedule import MYELOID_CELLS, Motion
+from twinstate.pk.schedule import Motion
 
 Floats = NDArray[np.float64]
 
@@ -50,9 +49,6 @@ GUT, HERE, RESULT, COLUMN, MATRIX = 0, 1, 2, 3, 4
 SETTLED = 1e-10
 MOST_NEWTON_STEPS = 40
 NUDGE = 1e-6  # relative, for its differences
-# The marrow: relative change over one interval at which it ends; what then stands is taken.
-MARROW_SETTLED = 1e-9
-MOST_INTERVALS = 2000
 
 
 class Train(NamedTuple):
@@ -147,7 +143,7 @@ def settle_gut(parameters: Floats, gut: Floats, train: Train) -> None:
 
 
 @inner_kernel
-def _solve_three(matrix: Floats, right: Floats, size: int) -> None:
+def solve_small(matrix: Floats, right: Floats, size: int) -> None:
     """Solve a small linear system in place, by elimination with row exchanges; NaN where it has no answer."""
     for column in range(size):
         pivot = column
@@ -235,7 +231,7 @@ def settle_amounts(
                 break
             for place in range(modes):
                 column[place] = result[place] - here[place]
-            _solve_three(matrix, column, modes)
+            solve_small(matrix, column, modes)
             possible = True
             for place in range(modes):
                 possible = possible and here[place] + column[place] >= 0.0
@@ -257,28 +253,18 @@ def settle_response(
     train: Train,
     saved: Floats,
 ) -> None:
-    """Fill the response with the one that the train at its steady state leaves; amounts and gut stay."""
+    """Fill a response (no marrow) with the one that the train at its steady state leaves; amounts and gut stay."""
     parameters = motion.parameters[segment]
     response = motion.response
-    amounts, before = saved[HERE, : motion.amounts.size], saved[RESULT]
+    amounts = saved[HERE, : motion.amounts.size]
     gut = saved[GUT, : motion.gut.shape[1]]
     copy(motion.amounts, amounts)
     copy(motion.gut[0], gut)
-    linear = structure.second != MYELOSUPPRESSION
     start_response(structure, parameters, response)
-    if linear:
-        response[STATE] = 0.0
-    for _ in range(1 if linear else MOST_INTERVALS):
-        for cell in range(MYELOID_CELLS):
-            before[cell] = response[STATE, 0, cell]
-        march_interval(structure, motion, segment, depot, train, WITH_RESPONSE)
-        copy(amounts, motion.amounts)
-        copy(gut, motion.gut[0])
-        change = abs(response[STATE, 0, 0] - before[0])  # of a logarithm
-        for cell in range(1, MYELOID_CELLS):
-            change = max(change, abs(response[STATE, 0, cell] / before[cell] - 1.0))
-        if not change > MARROW_SETTLED:
-            break
+    response[STATE] = 0.0
+    march_interval(structure, motion, segment, depot, train, WITH_RESPONSE)
+    copy(amounts, motion.amounts)
+    copy(gut, motion.gut[0])
     if structure.second == METABOLITE or structure.second == EFFECT_SITE:
         response[STATE, 0, 0] /= -math.expm1(-follower_rate(structure.second, parameters) * train.interval)
     elif has_chains(structure.second):
