@@ -188,14 +188,18 @@ def a_watch(drug: str, dice: np.random.Generator, model: DrugModel, signal: Sign
     person = living.simulate(dice, model, signal, plan, living=True)
     cloud = assimilate(person.course, person.labs, model.omega).cloud
     channel = living.numbers_of(model)
+    levels: dict[float, Floats] = {}  # of each question: they are the same whatever the device reads
 
     def chance(state: ChannelState, at_h: float) -> float:
         if not state.heard:
             return 0.0
         ahead_h = at_h + np.arange(0.0, AHEAD_H + 0.25, 0.5)
-        level = living.driving(model, person.planned, cloud.points, ahead_h)
+        if at_h not in levels:
+            levels[at_h] = living.driving(model, person.planned, cloud.points, ahead_h)
         limit = LIMITS[drug]
-        extreme = extreme_ahead(state, channel, level, cloud.weights, ahead_h, limit, MIDDLE, lowest=True)
+        extreme = extreme_ahead(
+            state, channel, levels[at_h], cloud.weights, ahead_h, limit, MIDDLE, lowest=True
+        )
         return extreme.chance.probability
 
     watched_h = round(plan.watched_h - plan.since_h)

@@ -362,9 +362,10 @@ def filter_windows(
                 verdict = TAKEN
                 longest = LONGEST_REJECTION
                 side = 0
-                moving = False
+                doubted = False
                 if innovation < 0.0 and model.sign < 0.0:
                     longest = LONGEST_REJECTED_FALL
+                    doubted = rejections[device, 0] > 0 and miss > SOFTEN_SD  # the fall goes on
                 elif innovation > 0.0 and model.longest_activity > 0:
                     longest = model.longest_activity
                     side = 1
@@ -377,8 +378,8 @@ def filter_windows(
                         )
                         rise = min(innovation, readings.value[window] - before_value[device])
                         bar = SUDDEN_RISE_SD if rejections[device, 1] == 0 else LASTING_RISE_SD
-                        moving = rise > bar * between
-                if miss > REJECT_SD or moving:
+                        doubted = rise > bar * between
+                if miss > REJECT_SD or doubted:
                     rejections[device, side] += 1
                     verdict = REJECTED
                     others = False
