@@ -10,8 +10,9 @@ device, sound, would have raised at that hour is not the fault's doing. A device
 find: it is left out, and counted as a false flag. With nothing wrong, how often is anything first flagged in an hour,
 and do the intervals of the effect still cover?
 
-Options: `--json`, `--patients N`, `--seed N ...` (figures are pooled over several), `--drug NAME ...`; `--small`, 12
-patients on carvedilol and wider targets. Exit 1 when a target fails.
+Options: `--json`, `--patients N`, `--seed N ...` (figures are pooled over several), `--drug NAME ...`; `--sound`, no
+faults, for many patients in short time; `--small`, 12 patients on carvedilol and wider targets. Exit 1 when a target
+fails.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Heard(NamedTuple):
     state: ChannelState
 
 
-def listen(worn: Worn, values: Floats) -> Heard:
+def listen(worn: Worn, values: Floats, *, alarms: bool = True) -> Heard:
     """Ask the twin hourly; both levels are known from the beginning, so that all that changes is the device."""
     windows = fold_frame(values, worn.times, worn.signal)
     readings = readings_of(from_device("device", windows), worn.signal, worn.model.scatter_sd)
@@ -134,11 +135,12 @@ def listen(worn: Worn, values: Floats) -> Heard:
     states = assimilate_model(
         worn.model, readings, worn.course, worn.cloud.mean, worn.cloud.covariance, asked
     )
-    flagged, chance = np.zeros(asked.size, np.bool_), np.empty(asked.size)
+    flagged, chance = np.zeros(asked.size, np.bool_), np.full(asked.size, np.nan)
     for i, (at_h, state) in enumerate(zip(asked, states, strict=True)):
         lately = (readings.end_h <= at_h) & (readings.end_h > at_h - 1.0)
         flagged[i] = bool(state.distrusted) or bool((readings.marks[lately] & UNUSABLE_MARKS).any())
-        chance[i] = worn.chance(state, float(at_h))
+        if alarms:
+            chance[i] = worn.chance(state, float(at_h))
     return Heard(flagged, chance, states[-1])
 
 
@@ -258,17 +260,17 @@ def break_it(name: str, worn: Worn, without: Heard, dice: np.random.Generator, t
     told.before[name].append(not raised.size or bool(flagged.size and flagged[0] <= raised[0]))
 
 
-def ask(drug: str, patients: int, seeds: Sequence[int], sound: Sequence[str]) -> Told:
+def ask(drug: str, patients: int, seeds: Sequence[int], sound: Sequence[str], faults: Sequence[str]) -> Told:
     """Simulate each seed's patients, break their devices, ask."""
     library = load_library(ROOT / "config")
     model = library.drugs[drug]
     assert model.channel is not None
     signal = library.signals[model.channel.signal]
     told = Told(
-        {n: [] for n in FAULTS},
-        {n: [] for n in FAULTS},
-        {n: [] for n in FAULTS},
-        dict.fromkeys(FAULTS, 0),
+        {n: [] for n in faults},
+        {n: [] for n in faults},
+        {n: [] for n in faults},
+        dict.fromkeys(faults, 0),
         dict.fromkeys(sound, 0),
         dict.fromkeys(sound, 0),
         {n: [] for n in sound},
@@ -277,11 +279,11 @@ def ask(drug: str, patients: int, seeds: Sequence[int], sound: Sequence[str]) ->
         dice = np.random.default_rng(seed)
         for _ in range(patients):
             worn = a_patch(dice, model, signal) if drug == DRUGS[0] else a_watch(drug, dice, model, signal)
-            without = listen(worn, worn.values)
-            for name in FAULTS:
+            without = listen(worn, worn.values, alarms=bool(faults))
+            for name in faults:
                 break_it(name, worn, without, dice, told)
             for place, name in enumerate(sound):
-                heard = without if place == 0 else listen(worn, worn.disturbed)
+                heard = without if place == 0 else listen(worn, worn.disturbed, alarms=False)
                 flagged = np.flatnonzero(heard.flagged)
                 told.first_flags[name] += bool(flagged.size)
                 told.hours[name] += int(flagged[0]) + 1 if flagged.size else worn.watched_h
@@ -293,7 +295,7 @@ def checks_of(drug: str, told: Told, *, small: bool) -> list[Check]:
     """One drug's figures beside their targets."""
     checks = []
     least = 0.75 if small else 0.95
-    for name in FAULTS:
+    for name in told.found:
         target = NO_TARGET if (drug, name) in UNTOLD else (least, 1.0)
         said = f"{drug}, {name}"
         found = float(np.mean(told.found[name]))
@@ -303,12 +305,13 @@ def checks_of(drug: str, told: Told, *, small: bool) -> list[Check]:
             late = [hours <= 3 * FOUND_WITHIN_H for hours in told.late_h[name]]
             checks.append(Check(f"{said}: flagged within {3 * FOUND_WITHIN_H} h", float(np.mean(late)), of))
         before = float(np.mean(told.before[name]))
-        target = target if target == NO_TARGET else (0.9 if small else 0.99, 1.0)
+        target = target if target == NO_TARGET else (0.9 if small else 0.95 if drug in LIMITS else 0.99, 1.0)
         checks.append(Check(f"{said}: risk not raised by it, or flagged by then", before, of, *target))
-    left_out = float(np.mean([told.left_out[name] for name in FAULTS]))
-    checks.append(
-        Check(f"{drug}: flagged before the fault and left out, mean of the faults", left_out, "cases")
-    )
+    if told.left_out:
+        left_out = float(np.mean(list(told.left_out.values())))
+        checks.append(
+            Check(f"{drug}: flagged before the fault and left out, mean of the faults", left_out, "cases")
+        )
     for name, flags in told.first_flags.items():
         said = f"{drug}, {name}"
         rate = flags / told.hours[name]
@@ -321,12 +324,19 @@ def checks_of(drug: str, told: Told, *, small: bool) -> list[Check]:
     return checks
 
 
-def run(patients: int, seeds: Sequence[int], drugs: Sequence[str], *, small: bool = False) -> list[Check]:
+def run(
+    patients: int,
+    seeds: Sequence[int],
+    drugs: Sequence[str],
+    faults: Sequence[str] = tuple(FAULTS),
+    *,
+    small: bool = False,
+) -> list[Check]:
     """Ask of each drug and pool the seeds."""
     checks = []
     for drug in drugs:
         sound = ("sound", "rhythm and activity") if drug == DRUGS[0] else ("day, night and motion",)
-        checks += checks_of(drug, ask(drug, patients, seeds, sound), small=small)
+        checks += checks_of(drug, ask(drug, patients, seeds, sound, faults), small=small)
     return checks
 
 
@@ -337,11 +347,13 @@ def main() -> int:
     parser.add_argument("--patients", type=int)
     parser.add_argument("--seed", type=int, nargs="+", default=[SEED])
     parser.add_argument("--drug", nargs="+", choices=DRUGS)
+    parser.add_argument("--sound", action="store_true", help="no faults")
     parser.add_argument("--small", action="store_true", help=f"{SMALL} patients on carvedilol, wider targets")
     asked = parser.parse_args()
     patients = asked.patients or (SMALL if asked.small else PATIENTS)
     drugs = asked.drug or (("carvedilol",) if asked.small else DRUGS)
-    checks = run(patients, asked.seed, drugs, small=asked.small)
+    faults = () if asked.sound else tuple(FAULTS)
+    checks = run(patients, asked.seed, drugs, faults, small=asked.small)
     return report(f"Devices: {patients} patients a drug", checks, asked.seed, as_json=asked.json)
 
 
