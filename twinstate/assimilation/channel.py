@@ -44,6 +44,7 @@ SOFTEN_SD = 3.0
 REJECT_SD = 5.0
 LONGEST_REJECTION = 6
 # A heart or a breath that falls where the drug makes it fall is the event to be seen: two windows are doubted, no more.
+# Only where motion is modelled: else the end of a bout that was half believed is such a fall.
 LONGEST_REJECTED_FALL = 2
 # Motion lifts heart rate and breathing at once, a drug that wears off does it slowly: a rise since the window taken
 # last by so many SD of what noise does in that time is motion's and left out, as long as motion may last.
@@ -363,7 +364,7 @@ def filter_windows(
                 longest = LONGEST_REJECTION
                 side = 0
                 doubted = False
-                if innovation < 0.0 and model.sign < 0.0:
+                if innovation < 0.0 and model.sign < 0.0 and model.longest_activity > 0:
                     longest = LONGEST_REJECTED_FALL
                     doubted = rejections[device, 0] > 0 and miss > SOFTEN_SD  # the fall goes on
                 elif innovation > 0.0 and model.longest_activity > 0:
