@@ -2,7 +2,9 @@
 
 Plain NumPy apart from the solver: etas from the model's omega; baseline, effect and the part of it that reaches the
 signal from their published spreads; a drifting baseline; the residual as a first-order autoregression with a tenth of
-its variance as scatter of single readings, a reading a minute.
+its variance as scatter of single readings, a reading a minute. Day, night and motion either as the file has them (a
+cosine of unknown hour, more of the noise), or as `twin simulate` has them, which no model here knows: a night that is
+lower by a step, and bouts of 10 to 40 minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.simulation.person import BOUT_H, BOUTS_EVERY_H, RHYTHMS, asleep
 from twinstate.assimilation.channel_model import (
     ACROPHASE_SD_H,
     AMPLITUDE_CV,
@@ -99,6 +102,8 @@ class Person(NamedTuple):
         planned: The same with the doses to come.
         labs: Levels.
         readings: Of the watch.
+        times: Of its samples, UTC ns, (samples,).
+        values: Its samples, in the signal's unit, (samples,).
         asked_h: When the twin is asked, hours since 1970.
         eta: True etas.
         baseline: True baseline when asked, in the signal's unit.
@@ -112,6 +117,8 @@ class Person(NamedTuple):
     planned: Course
     labs: Labs
     readings: Readings
+    times: NDArray[np.int64]
+    values: Floats
     asked_h: float
     eta: Floats
     baseline: float
@@ -157,8 +164,10 @@ def occupied(channel: Channel, level: Floats) -> Floats:
     return np.asarray((power / (channel.ec50_mg_L**channel.hill + power)) ** channel.exponent)
 
 
-def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, plan: Plan) -> Person:
-    """Draw one patient."""
+def simulate(
+    dice: np.random.Generator, model: DrugModel, signal: Signal, plan: Plan, *, living: bool = False
+) -> Person:
+    """Draw one patient; `living` ones sleep and move as those of `twin simulate`."""
     channel = model.channel
     assert channel is not None
     numbers = channel_model(channel)
@@ -176,9 +185,13 @@ def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, plan: 
     effect = _effect(dice, channel, mesor)
     while channel.falls and not channel.relative and effect * share.max() > (1.0 - LEAST_LEFT) * mesor:
         effect = _effect(dice, channel, mesor)
-    underlying = baseline + _rhythms(dice, channel, baseline, time_h) + numbers.sign * effect * share
-    noise = _noise(dice, channel, minutes.size)
-    values = underlying + channel.residual_cv * mesor * noise
+    rhythms = _rhythms(dice, channel, baseline, time_h)
+    motion = np.zeros(minutes.size)
+    if living:
+        rhythms, motion = _night_and_motion(dice, channel, time_h)
+    underlying = baseline + rhythms + numbers.sign * effect * share
+    noise = _noise(dice, channel, minutes.size, activity=not living)
+    values = np.maximum(underlying + motion + mesor * noise, 0.0)
     watched = minutes < round(60 * plan.watched_h)
     first = round(start_h * 60)
     times = [int(first + minute) * NS_PER_MINUTE for minute in minutes[watched]]
@@ -198,6 +211,8 @@ def simulate(dice: np.random.Generator, model: DrugModel, signal: Signal, plan: 
         planned=planned,
         labs=labs,
         readings=readings_of(from_device("watch", windows), signal, numbers.scatter_sd),
+        times=np.array(times, dtype=np.int64),
+        values=np.asarray(values[watched]),
         asked_h=start_h + plan.watched_h,
         eta=eta,
         baseline=float(baseline[watched][-1]),
@@ -228,11 +243,29 @@ def _rhythms(dice: np.random.Generator, channel: Channel, baseline: Floats, time
             amplitude = log_normal(dice, amplitude, AMPLITUDE_CV)
             acrophase += ACROPHASE_SD_H * dice.standard_normal()
         total += baseline * amplitude * np.cos(2.0 * math.pi * (time_h - acrophase) / rhythm.period_h)
+    if channel.open_amplitude > 0.0:
+        size = channel.open_amplitude * channel.baseline_typical / math.sqrt(2.0)
+        phase = 2.0 * math.pi * (time_h % DAY_H) / DAY_H
+        cosine, sine = size * dice.standard_normal(2)
+        total += cosine * np.cos(phase) + sine * np.sin(phase)
     return total
 
 
-def _noise(dice: np.random.Generator, channel: Channel, minutes: int) -> Floats:
-    """Of unit variance: the autoregression and the scatter of single readings."""
+def _night_and_motion(dice: np.random.Generator, channel: Channel, time_h: Floats) -> tuple[Floats, Floats]:
+    """What sleep takes off and what bouts of motion while awake add, (times,) each."""
+    body = RHYTHMS[channel.signal]
+    moving = np.zeros(time_h.size, np.bool_)
+    at_h = float(time_h[0])
+    while (at_h := at_h + dice.uniform(0.2, 2.0 * BOUTS_EVERY_H - 0.2)) < time_h[-1]:
+        end_h = at_h + dice.uniform(*BOUT_H)
+        if not asleep(np.array([at_h]))[0]:
+            moving |= (time_h >= at_h) & (time_h < end_h)
+        at_h = end_h
+    return np.asarray(body.night * asleep(time_h)), np.asarray(body.motion * moving)
+
+
+def _noise(dice: np.random.Generator, channel: Channel, minutes: int, *, activity: bool) -> Floats:
+    """The autoregression and the scatter of single readings, as a fraction of the baseline, (minutes,)."""
     fade = math.exp(-1.0 / (60.0 * channel.noise_time_constant_h))
     fresh = math.sqrt(1.0 - fade * fade) * dice.standard_normal(minutes)
     lasting = np.empty(minutes)
@@ -240,7 +273,10 @@ def _noise(dice: np.random.Generator, channel: Channel, minutes: int) -> Floats:
     for i in range(1, minutes):
         lasting[i] = fade * lasting[i - 1] + fresh[i]
     scatter = dice.standard_normal(minutes)
-    return math.sqrt(1.0 - SCATTER_SHARE) * lasting + math.sqrt(SCATTER_SHARE) * scatter
+    lasts = channel.residual_cv * math.sqrt(1.0 - SCATTER_SHARE)
+    if activity:
+        lasts = math.hypot(lasts, channel.activity_cv)
+    return lasts * lasting + channel.residual_cv * math.sqrt(SCATTER_SHARE) * scatter
 
 
 def no_readings(readings: Readings) -> Readings:

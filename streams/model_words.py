@@ -217,6 +217,8 @@ def channel_in_words(model: DrugModel) -> str:
         return ""
     periods = " and ".join(f"{rhythm.period_h:g}" for rhythm in channel.rhythms)
     rhythms = f"rhythms of {periods} h, " if periods else ""
+    if channel.open_amplitude:
+        rhythms += f"a day's rhythm of about {100 * channel.open_amplitude:g} %, "
     if channel.hill == 1:
         occupied = f"C / ({channel.ec50_mg_L:.4g} mg/L + C)"
     else:

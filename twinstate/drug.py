@@ -369,6 +369,10 @@ class Channel:
         relative: Whether `emax` is a fraction of the patient's baseline.
         part: Of the published effect, how much reaches this signal, where nobody has published it: anything between
             these two, equally likely.
+        open_amplitude: Root mean square between people of a daily rhythm of unknown hour, as a fraction of the
+            baseline; 0 without one.
+        activity_cv: SD of what motion adds to the residual, as a fraction of the baseline.
+        longest_activity_h: How long a bout of motion may lift the signal, h; 0 where motion is not modelled.
     """
 
     signal: str
@@ -390,6 +394,9 @@ class Channel:
     falls: bool = False
     relative: bool = False
     part: tuple[float, float] = (1.0, 1.0)
+    open_amplitude: float = 0.0
+    activity_cv: float = 0.0
+    longest_activity_h: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

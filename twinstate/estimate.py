@@ -348,13 +348,15 @@ def _channel(outlook: Outlook, horizon_h: float) -> ChannelEstimate | None:
         reach = NORMAL_95 * float(np.sqrt(covariance[position, position]))
         return Interval(mean, mean - reach, mean + reach)
 
+    # The effect has one direction; below 0 lies only what the Gaussian adds.
+    effect = Interval(*(max(end, 0.0) for end in gaussian(EFFECT)))
     peak = peak_driving(outlook, horizon_h)
     rise = rise_quantiles(state, channel_model(channel), peak, outlook.cloud.weights, QUANTILES)
     return ChannelEstimate(
         signal=channel.signal,
         unit=channel.unit,
         baseline=gaussian(BASELINE),
-        effect=gaussian(EFFECT),
+        effect=effect,
         rise_ahead=Interval(*(float(q) for q in rise)),
         windows=state.counts,
         last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,

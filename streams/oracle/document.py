@@ -316,7 +316,7 @@ def _channel(exposure: Exposure, model: DrugModel, horizon_h: float) -> ChannelE
         signal=model.channel.signal,
         unit=model.channel.unit,
         baseline=intervals[0],
-        effect=intervals[1],
+        effect=Interval(*(max(0.0, end) for end in intervals[1])),
         rise_ahead=rise_ahead(exposure, model, horizon_h),
         windows=state.counts,
         last_window=(state.last.window + 1) * WINDOW_NS if state.last.verdict else 0,

@@ -113,8 +113,9 @@ class Channel(Answer):
     windows: dict[str, int] = Field(description="5-minute windows by verdict")
     last_window: dt.datetime | None
     distrusted: tuple[str, ...] = Field(
-        description="Devices that may no longer move the effect, each name:jump (half an hour far from every forecast) "
-        "or name:drift (small misses all of one sign)"
+        description="Devices that may no longer move the effect, each name:jump (far from every forecast for half an "
+        "hour, longer than motion lasts, or a third time low where the drug lowers the signal) or name:drift (small "
+        "misses all of one sign)"
     )
 
 

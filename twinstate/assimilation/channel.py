@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from twinstate.assimilation.channel_model import (
     BASELINE,
     EFFECT,
+    NOISE,
     STATES,
     ChannelModel,
     channel_model,
@@ -42,11 +43,16 @@ Integers = NDArray[np.int64]
 SOFTEN_SD = 3.0
 REJECT_SD = 5.0
 LONGEST_REJECTION = 6
-# A slow drift makes innovations that are small but all of one sign: a two-sided cumulative sum of them (in SD), with
-# this allowance a window and this limit, is crossed by chance once in 26,000 windows of a calibrated filter
-# (Siegmund 1985, Sequential Analysis, 2.5: half of (exp(2kb) - 2kb - 1) / 2k^2 with b = h + 1.166).
-DRIFT_ALLOWANCE_SD = 0.5
-DRIFT_LIMIT_SD = 9.0
+# A heart or a breath that falls where the drug makes it fall is the event to be seen: two windows are doubted, no more.
+# Only where motion is modelled: else the end of a bout that was half believed is such a fall.
+LONGEST_REJECTED_FALL = 2
+# Motion lifts heart rate and breathing at once, a drug that wears off does it slowly: a rise since the window taken
+# last by so many SD of what noise does in that time is motion's and left out, as long as motion may last.
+SUDDEN_RISE_SD = 2.0
+# A rise goes on while the signal stays by so many SD above what was read before it.
+LASTING_RISE_SD = 1.5
+# What the signal did in a longer time than this is no sudden rise: so much noise is granted to a bout, however long.
+SUDDEN_H = 0.25
 # So far from what was published no wearable moves a drug's effect, whatever it reads: in SD between subjects.
 LARGEST_INFLUENCE_SD = 3.0
 # A device that changed its mind is followed only when no other one, still trusted, was heard within an hour.
@@ -270,6 +276,14 @@ def _forecast(
 
 
 @kernel
+def _noise_between(model: ChannelModel, baseline: float, elapsed_h: float, scatter: float) -> float:
+    """SD of a change by noise in a time, `SUDDEN_H` at most; `scatter` is the variance of both its ends."""
+    sd = model.noise_cv * baseline
+    kept = math.exp(-min(elapsed_h, SUDDEN_H) / model.noise_time_constant_h)
+    return math.sqrt(2.0 * sd * sd * (1.0 - kept) + scatter)
+
+
+@kernel
 def filter_windows(
     model: ChannelModel,
     readings: Readings,
@@ -311,11 +325,11 @@ def filter_windows(
     devices = result.lost.shape[1]
     lost = np.zeros(devices, np.int64)
     seen = np.zeros(devices, np.int64)
-    agreed = np.full(
-        devices, -OTHERS_HEARD_WINDOWS, np.int64
-    )  # last window within `SOFTEN_SD` of its forecast
-    rejections = np.zeros(devices, np.int64)
+    agreed = np.full(devices, -OTHERS_HEARD_WINDOWS, np.int64)  # last within `SOFTEN_SD` of its forecast
+    # On end, to either side; where motion is modelled, rises are counted apart.
+    rejections = np.zeros((devices, 2), np.int64)
     drift = np.zeros((devices, 2))
+    before_h, before_value, before_scatter = np.full(devices, np.nan), np.zeros(devices), np.zeros(devices)
     furthest = LARGEST_INFLUENCE_SD * math.sqrt(model.covariance[EFFECT, EFFECT])
     counts = np.zeros(4, np.int64)
     scatter = model.scatter_sd * model.scatter_sd
@@ -347,23 +361,44 @@ def filter_windows(
                 result.forecast[window, 1] = math.sqrt(variance)
                 miss = abs(innovation) / math.sqrt(variance)
                 verdict = TAKEN
-                if miss > REJECT_SD:
-                    rejections[device] += 1
+                longest = LONGEST_REJECTION
+                side = 0
+                doubted = False
+                if innovation < 0.0 and model.sign < 0.0 and model.longest_activity > 0:
+                    longest = LONGEST_REJECTED_FALL
+                    doubted = rejections[device, 0] > 0 and miss > SOFTEN_SD  # the fall goes on
+                elif innovation > 0.0 and model.longest_activity > 0:
+                    longest = model.longest_activity
+                    side = 1
+                    if not math.isnan(before_h[device]):
+                        between = _noise_between(
+                            model,
+                            mean[considered + BASELINE],
+                            time_h - before_h[device],
+                            scatter + before_scatter[device],
+                        )
+                        rise = min(innovation, readings.value[window] - before_value[device])
+                        bar = SUDDEN_RISE_SD if rejections[device, 1] == 0 else LASTING_RISE_SD
+                        doubted = rise > bar * between
+                if miss > REJECT_SD or doubted:
+                    rejections[device, side] += 1
                     verdict = REJECTED
                     others = False
                     for other in range(devices):
                         if other != device and lost[other] == 0:
                             others |= readings.window[window] - agreed[other] < OTHERS_HEARD_WINDOWS
-                    if rejections[device] > LONGEST_REJECTION:
+                    if rejections[device, side] > longest:
                         lost[device] = JUMP
                         if not others:
                             verdict = SOFTENED
-                            rejections[device] = 0
+                            rejections[device, side] = 0
                             covariance[considered + BASELINE, considered + BASELINE] += (
                                 innovation * innovation
                             )
                 else:
-                    rejections[device] = 0
+                    rejections[device, 0] = 0
+                    # A rise that lasts dips at times; a bout that is over is forgotten window by window.
+                    rejections[device, 1] = max(0, rejections[device, 1] - 1)
                     if miss > SOFTEN_SD:
                         verdict = SOFTENED
                         noise += variance * ((miss / SOFTEN_SD) * (miss / SOFTEN_SD) - 1.0)
@@ -371,11 +406,20 @@ def filter_windows(
                         agreed[device] = readings.window[window]
                     if lost[device] == 0:
                         lean = min(max(innovation / math.sqrt(variance), -SOFTEN_SD), SOFTEN_SD)
-                        drift[device, 0] = max(0.0, drift[device, 0] + lean - DRIFT_ALLOWANCE_SD)
-                        drift[device, 1] = max(0.0, drift[device, 1] - lean - DRIFT_ALLOWANCE_SD)
-                        if drift[device].max() > DRIFT_LIMIT_SD:
+                        drift[device, 0] = max(0.0, drift[device, 0] + lean - model.drift_allowance_sd)
+                        drift[device, 1] = max(0.0, drift[device, 1] - lean - model.drift_allowance_sd)
+                        if drift[device].max() > model.drift_limit_sd:
                             lost[device] = DRIFT
+                            if (
+                                model.longest_activity > 0
+                            ):  # what the noise had to hold is the baseline's from now on
+                                held = mean[considered + NOISE]
+                                covariance[considered + BASELINE, considered + BASELINE] += held * held
                 if verdict != REJECTED:
+                    if rejections[device, 1] == 0:  # else still what was read before the rise
+                        before_h[device] = time_h
+                        before_value[device] = readings.value[window]
+                        before_scatter[device] = scatter
                     before = mean.copy()
                     spread = covariance.copy()
                     moved = correct(

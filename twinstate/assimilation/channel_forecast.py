@@ -191,6 +191,8 @@ def rise_quantiles(
 ) -> Floats:
     """Quantiles of the largest change of the signal by the drug, in the signal's unit, (quantiles,).
 
+    The effect has one direction: what the Gaussian puts below 0 counts as no change.
+
     Args:
         state: The channel as of now.
         model: Of the channel.
@@ -200,7 +202,7 @@ def rise_quantiles(
     """
     mean, sd = _rise(state.effect, state.effect_sd, model, np.ascontiguousarray(peak))
     ordered = np.ascontiguousarray(weights)
-    return np.array([mixture_quantile(mean, sd, ordered, float(q)) for q in quantiles])
+    return np.array([max(mixture_quantile(mean, sd, ordered, float(q)), 0.0) for q in quantiles])
 
 
 def forecast_channel(

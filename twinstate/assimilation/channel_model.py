@@ -7,7 +7,8 @@ x is the level or the concentration at the effect site. The effect stays in the 
 as a fraction of the baseline: then the prior correlates the two, and the filter stays linear.
 
 The noise is a first-order autoregression and holds the whole published residual: a mean over many samples of one hour
-is barely better than one of them. Only what scatters within a window is averaged away.
+is barely better than one of them. Only what scatters within a window is averaged away. Where motion is modelled, what
+it leaves after sudden rises have been put aside is part of that noise.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ AMPLITUDE_CV = 0.93
 ACROPHASE_SD_H = 2.29
 # Least share of the residual's variance taken as scatter of a single sample when a window cannot show its own.
 SCATTER_SHARE = 0.1
+WINDOWS_AN_HOUR = 12
+# A slow drift makes innovations that are small but all of one sign: a two-sided cumulative sum of them (in SD), with
+# this allowance a window and this limit, is crossed by chance once in 26,000 windows of a calibrated filter
+# (Siegmund 1985, Sequential Analysis, 2.5: half of (exp(2kb) - 2kb - 1) / 2k^2 with b = h + 1.166).
+DRIFT_ALLOWANCE_SD = 0.5
+DRIFT_LIMIT_SD = 9.0
+# Where motion is noise, sound innovations have an SD of 0.7 and lean to one side for hours at nightfall; a drift of 5 %
+# an hour leans by a fifth of an SD. Chosen on simulated days and nights (docs/decisions/0006).
+RESTLESS_ALLOWANCE_SD = 0.1
+RESTLESS_LIMIT_SD = 21.0
 
 
 class ChannelModel(NamedTuple):
@@ -53,6 +64,9 @@ class ChannelModel(NamedTuple):
         period_h: Rhythms that are a fixed share of the baseline, (rhythms,).
         amplitude: Their share, (rhythms,).
         acrophase_h: When they peak, h after 00:00 UTC, (rhythms,).
+        longest_activity: Windows on end that motion may lift the signal; 0 where motion is not modelled.
+        drift_allowance_sd: Of the cumulative sum of innovations that finds a drift, in SD.
+        drift_limit_sd: Its limit, in SD.
     """
 
     mean: Floats
@@ -69,6 +83,9 @@ class ChannelModel(NamedTuple):
     period_h: Floats
     amplitude: Floats
     acrophase_h: Floats
+    longest_activity: int
+    drift_allowance_sd: float
+    drift_limit_sd: float
 
 
 def log_normal_moments(median: float, cv: float) -> tuple[float, float]:
@@ -83,7 +100,8 @@ def channel_model(channel: Channel) -> ChannelModel:
     Between-subject spreads are log-normal; the filter starts from their means and variances, and of an effect that is a
     fraction of the baseline also from their covariance. The rhythm of 24 h is
     estimated: its cosine and sine start from the moments of a log-normal amplitude (`AMPLITUDE_CV`) and a normal
-    acrophase (`ACROPHASE_SD_H`). All others stay the published share of the baseline.
+    acrophase (`ACROPHASE_SD_H`); one that nobody published is as likely to peak at any hour. All others stay the
+    published share of the baseline.
 
     Args:
         channel: As the drug's file says it.
@@ -95,11 +113,16 @@ def channel_model(channel: Channel) -> ChannelModel:
     )
     _add_effect(mean, covariance, channel)
     residual_sd = channel.residual_cv * channel.baseline_typical
-    covariance[NOISE, NOISE] = residual_sd**2
+    noise_cv = math.hypot(channel.residual_cv, channel.activity_cv)
+    covariance[NOISE, NOISE] = (noise_cv * channel.baseline_typical) ** 2
+    covariance[COSINE, COSINE] = covariance[SINE, SINE] = (
+        0.5 * (channel.open_amplitude * channel.baseline_typical) ** 2
+    )
     for rhythm in channel.rhythms:
         if rhythm.period_h == DAY_H:
             amplitude = rhythm.amplitude * channel.baseline_typical
             _add_daily_rhythm(mean, covariance, amplitude, rhythm.acrophase_h)
+    restless = channel.longest_activity_h > 0.0
     shorter = [rhythm for rhythm in channel.rhythms if rhythm.period_h != DAY_H]
     return ChannelModel(
         mean=mean,
@@ -109,13 +132,16 @@ def channel_model(channel: Channel) -> ChannelModel:
         exponent=channel.exponent,
         sign=-1.0 if channel.falls else 1.0,
         second=int(channel.follows == "second"),
-        noise_cv=channel.residual_cv,
+        noise_cv=noise_cv,
         noise_time_constant_h=channel.noise_time_constant_h,
         drift_per_sqrt_h=channel.baseline_drift_per_sqrt_h,
         scatter_sd=math.sqrt(SCATTER_SHARE) * residual_sd,
         period_h=np.array([rhythm.period_h for rhythm in shorter], dtype=np.float64),
         amplitude=np.array([rhythm.amplitude for rhythm in shorter], dtype=np.float64),
         acrophase_h=np.array([rhythm.acrophase_h for rhythm in shorter], dtype=np.float64),
+        longest_activity=round(channel.longest_activity_h * WINDOWS_AN_HOUR),
+        drift_allowance_sd=RESTLESS_ALLOWANCE_SD if restless else DRIFT_ALLOWANCE_SD,
+        drift_limit_sd=RESTLESS_LIMIT_SD if restless else DRIFT_LIMIT_SD,
     )
 
 

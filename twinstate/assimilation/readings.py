@@ -39,6 +39,8 @@ UNUSABLE_MARKS = ARTEFACTS | OFF_BODY | FLAT_LINE | CLIPPED | ERRATIC
 LONG_RUN_SAMPLES = 30
 SHORT_RUN_SAMPLES = 12
 SHORT_RUN_WINDOWS = 3
+# A body may stand still, where the signal's bounds let it: breaths of 0 are an apnoea, not a device that hangs.
+STANDSTILL = 0
 # Windows no further apart than these belong to one run.
 RUN_GAP = 3
 # Readable samples at most so rare count as nothing readable.
@@ -113,6 +115,7 @@ class Limits(NamedTuple):
     usual_high: float
     erratic_sd: float
     still_windows: float
+    may_stand_still: bool
 
 
 def names_of(marks: int) -> tuple[str, ...]:
@@ -189,14 +192,15 @@ def readings_of(heard: Iterable[DeviceWindow], signal: Signal, scatter_sd: float
 
 def _limits(signal: Signal) -> Limits:
     step = signal.resolution
+    still, stands = signal.still_minutes / 5.0, signal.reject.low <= STANDSTILL
     if signal.usual is None:
-        return Limits(-np.inf, np.inf, np.inf, signal.still_minutes / 5.0)
+        return Limits(-np.inf, np.inf, np.inf, still, stands)
     usual = signal.usual
     spread = max(
         ERRATIC_SHARE_OF_USUAL * (usual.high - usual.low), ERRATIC_DEVICE_SDS * (signal.device_sd or 0.0)
     )
     # Half a step more: a value on the bound itself may lie a rounding error beside it.
-    return Limits(usual.low / step - 0.5, usual.high / step + 0.5, spread / step, signal.still_minutes / 5.0)
+    return Limits(usual.low / step - 0.5, usual.high / step + 0.5, spread / step, still, stands)
 
 
 def _no_device(windows: int) -> Integers:
@@ -276,6 +280,7 @@ def _summarise(
         deviation = np.abs(2 * bins[first:end, 0] - twice_median)
         order = np.argsort(deviation)
         told[window, 2] = _twice_median(deviation[order], bins[first:end, 1][order], count)
+        standstill = limits.may_stand_still and bins[first, 0] == STANDSTILL
         if end - first == 1:
             step = bins[first, 0]
             if index - flat[who, 0] > RUN_GAP or flat[who, 3] != step or flat[who, 1] == 0:
@@ -284,11 +289,13 @@ def _summarise(
             flat[who, 1] += 1
             flat[who, 2] += count
             flat[who, 3] = step
-            if _long(flat[who, 1], flat[who, 2]) and flat[who, 1] > limits.still_windows:
+            long = _long(flat[who, 1], flat[who, 2]) and flat[who, 1] > limits.still_windows
+            if long and not standstill:
                 marks[window] |= FLAT_LINE
         else:
             flat[who, 1] = 0
-            if _at_rail(bins[first:end], count) or _at_rail(bins[first:end][::-1], count):
+            low_rail = _at_rail(bins[first:end], count) and not standstill
+            if low_rail or _at_rail(bins[first:end][::-1], count):
                 marks[window] |= CLIPPED
         spread = NORMAL_SD_OVER_MAD * told[window, 2] / 4.0
         if count >= ERRATIC_FEW and spread > limits.erratic_sd:

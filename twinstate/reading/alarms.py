@@ -145,7 +145,8 @@ def read_channel(context: Context, form: ChannelForm) -> Channel:
 
     Raises:
         LibraryError: An unknown signal or unit, an assumption without its reason, a rhythm that shifts from day to day
-            or has no clock, an effect site the model has not, or an effect of which nothing says how patients differ.
+            or has no clock, two rhythms of a day, an effect site the model has not, or an effect of which nothing says
+            how patients differ.
     """
     signal = context.signal("channel.signal", form.signal)
     provenance: dict[str, Provenance] = {}
@@ -177,6 +178,13 @@ def read_channel(context: Context, form: ChannelForm) -> Channel:
         zero = form.clock_zero.utc_hour
     elif form.rhythms:
         context.refuse("channel.clock_zero", "missing", "but rhythms need the hour of UTC they count from")
+    if form.open_rhythm is not None:
+        provenance["open_rhythm"] = context.noted("channel.open_rhythm", form.open_rhythm)
+        if any(rhythm.period_hours == 24 for rhythm in form.rhythms):
+            rule = "but the file lists a rhythm of 24 h, and a signal has one; remove either"
+            context.refuse("channel.open_rhythm", f"{form.open_rhythm.amplitude:g}", rule)
+    if form.activity is not None:
+        provenance["activity"] = context.noted("channel.activity", form.activity)
     second = context.form.second
     if form.follows == "second" and (second is None or second.kind != "effect_site"):
         rule = "but the model has no effect site; add second: {kind: effect_site}, or leave the key out"
@@ -226,4 +234,7 @@ def read_channel(context: Context, form: ChannelForm) -> Channel:
         falls=form.direction == "falls",
         relative=relative,
         part=part,
+        open_amplitude=0.0 if form.open_rhythm is None else form.open_rhythm.amplitude,
+        activity_cv=0.0 if form.activity is None else form.activity.noise_cv,
+        longest_activity_h=0.0 if form.activity is None else form.activity.longest_hours,
     )

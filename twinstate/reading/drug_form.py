@@ -279,6 +279,21 @@ class ClockForm(Sourced):
     reason: Text
 
 
+class OpenRhythmForm(Sourced):
+    """A daily rhythm that was not published with the effect: root mean square amplitude, a fraction of the baseline."""
+
+    amplitude: Positive
+    reason: Text
+
+
+class ActivityForm(Sourced):
+    """What motion does to the signal: noise, as a fraction of the baseline, and how long a bout may last."""
+
+    noise_cv: Positive
+    longest_hours: Positive
+    reason: Text
+
+
 class PartForm(Sourced):
     """How much of the published effect reaches the signal, where nobody has published it: anything between these."""
 
@@ -297,6 +312,8 @@ class ChannelForm(Form):
     baseline_between_subject_cv: ChannelNumber
     rhythms: list[RhythmForm] = []
     clock_zero: ClockForm | None = None
+    open_rhythm: OpenRhythmForm | None = None
+    activity: ActivityForm | None = None
     emax: ChannelNumber
     emax_between_subject_cv: ChannelNumber | None = None
     part_of_effect: PartForm | None = None

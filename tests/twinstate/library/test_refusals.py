@@ -333,6 +333,12 @@ def test_a_meters_bias_must_ascend_and_be_smaller_than_any_reading(
             "channel.clock_zero is missing, but rhythms need the hour of UTC",
         ),
         (
+            lambda d: d["channel"].update(
+                open_rhythm={"amplitude": 0.1, "status": "A", "source": "this project", "reason": "a test"}
+            ),
+            "channel.open_rhythm is 0.1, but the file lists a rhythm of 24 h",
+        ),
+        (
             lambda d: d["channel"].update(part_of_effect=part(1.0, 0.5)),
             "channel.part_of_effect is 1 to 0.5, but low must be below high",
         ),
