@@ -199,11 +199,14 @@ def _fit(course: Course, labs: Labs, prior: Floats) -> tuple[Cloud, str]:
     if len(labs.time_h) == 0:
         nothing = Proposal(np.zeros((0, len(prior))), np.zeros((0, *prior.shape)), np.zeros(0))
         return refine(course, labs, prior, nothing), "prior"
-    if may_have_none(course) and fit_record(course, labs, prior.copy()).status == NOT_FINITE:
-        # The typical patient himself has no such state: the points are looked for where the prior has them.
-        anywhere = Proposal(np.zeros((1, len(prior))), prior[np.newaxis].copy(), np.ones(1))
-        return refine(course, labs, prior, anywhere), "prior"
-    fit = fit_finite(course, labs, prior)
+    if may_have_none(course):
+        fit = fit_record(course, labs, prior.copy())
+        if fit.status == NOT_FINITE:
+            # The typical patient himself has no such state: the points are looked for where the prior has them.
+            anywhere = Proposal(np.zeros((1, len(prior))), prior[np.newaxis].copy(), np.ones(1))
+            return refine(course, labs, prior, anywhere), "prior"
+    else:
+        fit = fit_finite(course, labs, prior)
     suspects = _suspects(fit, labs, prior)
     fits, log_weights = [fit], [fit.log_evidence]
     for level in suspects:

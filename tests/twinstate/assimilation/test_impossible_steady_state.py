@@ -45,15 +45,17 @@ def test_before_any_level_the_parameters_are_those_of_the_population_that_can_ha
     assert np.isfinite(solve_points(given, cloud.points, LEVELS_H)[0]).all()
 
 
-@pytest.mark.parametrize("level", [4.0, 12.0, 30.0])
-def test_levels_move_the_estimate_to_the_posterior_of_those_who_can_have_it(level: float) -> None:
-    given = phenytoin_like(160.0)
+@pytest.mark.parametrize(
+    ("mg", "level"), [(160.0, 4.0), (160.0, 12.0), (160.0, 30.0), (230.0, 20.0)]
+)  # the typical patient cannot have the last one
+def test_levels_move_the_estimate_to_the_posterior_of_those_who_can_have_it(mg: float, level: float) -> None:
+    given = phenytoin_like(mg)
     value = level * np.array([1.0, 1.15, 0.95])
     labs = labs_under(ERROR, LEVELS_H, value, np.zeros(3, np.int64))
     cloud = assimilate(given, labs, OMEGA).cloud
     # The posterior by brute force: the population, weighed by the likelihood of the levels.
     draws = np.random.default_rng(3).multivariate_normal(np.zeros(2), OMEGA, 200_000)
-    draws = draws[np.log(17.0) + draws[:, 0] > np.log(160.0 / 12.0) + 1e-6]
+    draws = draws[np.log(17.0) + draws[:, 0] > np.log(mg / 12.0) + 1e-6]
     predicted = solve_points(given, draws, LEVELS_H)[0]
     sd = np.hypot(0.15 * predicted, 0.3)
     log_likelihood = (-0.5 * ((value - predicted) / sd) ** 2 - np.log(sd)).sum(axis=1)
