@@ -11,7 +11,7 @@ from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from redis.exceptions import RedisError
 
-from streams.adapters.mqtt_bridge import NO_ANSWER, MqttError, ask
+from streams.adapters.mqtt_bridge import NOBODY_THERE, MqttError, ask
 from streams.adapters.redis_reader import RedisReader
 from streams.adapters.redis_store import connect
 from streams.adapters.topics import TopicError, Topics, compare_topics, read_topics
@@ -136,7 +136,7 @@ def _mqtt(settings: MqttSettings) -> Finding:
         wrong = str(error)
     if not wrong:
         return Finding("MQTT broker", True, f"{place} lets us in")
-    if settings.host in LOOPBACK and wrong.startswith(NO_ANSWER):
+    if settings.host in LOOPBACK and wrong.startswith(NOBODY_THERE):
         return Finding("MQTT broker", True, f"none at {place}; only twin mqtt needs one")
     return Finding("MQTT broker", False, f"{place}: {wrong}; until then what devices publish waits there")
 

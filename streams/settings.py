@@ -207,6 +207,10 @@ class MqttSettings(_Section):
             raise ValueError("tls_certificate_file and tls_key_file come together or not at all")
         if not self.tls and (self.tls_ca_file or self.tls_key_file):
             raise ValueError("certificates are set but tls is false, so nothing would be encrypted")
+        try:
+            self.host.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"host {self.host!r} is no host name: {error}") from error
         if self.password is not None and self.username is None:
             raise ValueError("a password is set but no username, so neither would be sent")
         parts = self.topic.split("/")

@@ -90,7 +90,8 @@ def main() -> int:
         return 0
     if told["form"] != "whole":
         print(
-            f"{RESULTS} is of the short form, and the page tells the whole: run make faults", file=sys.stderr
+            f"{RESULTS} holds a part of the rows or their short form, and the page tells the whole: run make faults",
+            file=sys.stderr,
         )
         return 2
     PAGE.write_text(page_with(PAGE.read_text(), told))

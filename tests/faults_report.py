@@ -122,7 +122,9 @@ class FaultRows:
         self._collected: dict[str, list[str]] = {}
         self._left_out: dict[str, list[str]] = {}
         self._phases: dict[str, list[pytest.TestReport]] = {}
-        self._report = FaultReport("whole" if self._picking and not config.getoption("--short") else "short")
+        whole = self._picking and not config.getoption("--short")
+        chosen = config.getoption("keyword") or config.args_source is pytest.Config.ArgsSource.ARGS
+        self._report = FaultReport("part" if whole and chosen else "whole" if whole else "short")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from twinstate.assimilation.posterior import carry_forward
 from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.assimilation.windows import WINDOW_NS
 from twinstate.drug import DrugModel
-from twinstate.errors import CovariateError
+from twinstate.errors import CovariateError, MathsError
 from twinstate.history import Entry, Lab
 from twinstate.library import Library
 from twinstate.outlook import (
@@ -306,7 +306,11 @@ def check_level(
         )
 
     key = content_key(model, before.given, *before.labs, at) + f"{entry.source}\x1f{entry.id}".encode()
-    return memo.recall(key, compute)
+    try:
+        return memo.recall(key, compute)
+    except MathsError:
+        # Hardly anybody of the population can have the steady state declared: there is nothing to compare with.
+        return None
 
 
 def _parameters(outlook: Outlook) -> tuple[ParameterEstimate, ...]:

@@ -44,6 +44,7 @@ FATAL_CODES = {
 }
 TAKEN_OVER = 142
 NO_ANSWER = "no MQTT broker answers"
+NOBODY_THERE = "no MQTT broker is there"
 # So many connections in a row that end within so short a time are no accident. Whoever connected last is disturbed
 # most, so that a bridge that was there before goes on.
 SHORT_S = 5.0
@@ -139,6 +140,8 @@ def ask(where: Where, within_s: float) -> str:
         client.connect(where.host, where.port, where.keepalive_s, clean_start=True)
         client.loop_start()
         reason = answers.get(timeout=within_s)
+    except ConnectionRefusedError as error:
+        return f"{NOBODY_THERE}: {error}"
     except (OSError, queue.Empty) as error:
         return f"{NO_ANSWER}: {str(error) or 'it is silent'}"
     finally:

@@ -6,6 +6,7 @@ before their first write, since Redis does not roll back.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,6 +202,7 @@ class RedisStore:
             StoreRefusedError: Its twins were made under another fingerprint.
             StoreUnavailableError: No answer.
         """
+        self._aside.pop(partition, None)
         answer = await self._run(
             ACQUIRE,
             [self.keys(partition).meta],
@@ -299,6 +301,8 @@ class RedisStore:
             arguments,
         )  # fmt: skip
         verdict = _answer(answer)
+        if token and verdict.verdict in (Verdict.AHEAD, Verdict.BEHIND, Verdict.CONFLICT):
+            await self._forget_staged(lease.partition)
         if token and verdict.verdict is Verdict.FULL:
             self._aside[lease.partition] = (outcome, token)  # the same call comes again, perhaps for hours
         return verdict
@@ -320,7 +324,12 @@ class RedisStore:
             size, left = size + len(packed), left - 1
             if size < self.limits.command_bytes and left:
                 continue
-            answer = await self._run(STAGE, [keys.meta, keys.staged], arguments)
+            try:
+                answer = await self._run(STAGE, [keys.meta, keys.staged], arguments)
+            except StoreUnavailableError:
+                # Partitions that fill the memory together would each keep its part, and no script runs without memory.
+                await self._forget_staged(lease.partition)
+                raise
             if answer[0] == b"FENCED":
                 return _answer(answer)
             if answer[0] == b"LOST":
@@ -328,6 +337,11 @@ class RedisStore:
             progress()
             arguments, size = [lease.epoch, lease.owner, token, 0], 0
         return None
+
+    async def _forget_staged(self, partition: int) -> None:
+        """Drop what was put aside, if Redis answers; another owner's too, which is told so and begins again."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self._command("UNLINK", self.keys(partition).staged)
 
     async def recall(self, partition: int, patients: Sequence[str]) -> dict[str, Recalled]:
         """Read the twins of `patients`, all from one moment.

@@ -6,7 +6,7 @@ Each listener reads at his own pace and is held up by nobody; what is fetched ah
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -46,38 +46,12 @@ class RiskFeed:
         self._kafka = kafka
         self._topic = topic
 
-    async def firsts(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The first offset that each partition of the topic still has.
-
-        Raises:
-            FeedAwayError: Kafka does not answer.
-        """
-        consumer = await self._connect()
-        try:
-            async with asyncio.timeout(CONNECT_WITHIN_S):
-                found = await consumer.beginning_offsets(
-                    [TopicPartition(self._topic, one) for one in partitions]
-                )
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise FeedAwayError(f"Kafka does not answer: {type(error).__name__}") from error
-        finally:
-            await consumer.stop()
-        return {place.partition: offset for place, offset in found.items()}
-
     async def open(self, positions: Mapping[int, int]) -> RiskReader:
         """Read on from these offsets.
 
         Raises:
             FeedAwayError: Kafka does not answer.
         """
-        consumer = await self._connect()
-        places = {TopicPartition(self._topic, partition): at for partition, at in positions.items()}
-        consumer.assign(list(places))
-        for place, at in places.items():
-            consumer.seek(place, at)
-        return RiskReader(consumer)
-
-    async def _connect(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
             **self._kafka.python_connection(),
             isolation_level="read_committed",
@@ -92,7 +66,11 @@ class RiskFeed:
         except (KafkaError, OSError, TimeoutError) as error:
             await consumer.stop()
             raise FeedAwayError(f"Kafka does not answer: {type(error).__name__}") from error
-        return consumer
+        places = {TopicPartition(self._topic, partition): at for partition, at in positions.items()}
+        consumer.assign(list(places))
+        for place, at in places.items():
+            consumer.seek(place, at)
+        return RiskReader(consumer)
 
 
 class RiskReader:

@@ -36,7 +36,7 @@ from twinstate.assimilation.readings import names_of, readings_of
 from twinstate.assimilation.summary import predictive_quantiles
 from twinstate.assimilation.windows import WINDOW_NS, add_window
 from twinstate.drug import DrugModel
-from twinstate.errors import OF_THE_MACHINE, CovariateError
+from twinstate.errors import OF_THE_MACHINE, CovariateError, MathsError
 from twinstate.estimate import ChannelEstimate, DrugEstimate, LevelCheck, LevelDoubt, ParameterEstimate
 from twinstate.history import Entry, Frame, Lab, Window
 from twinstate.library import Library
@@ -363,7 +363,10 @@ def _check(records: list[Entry], level: Entry, model: DrugModel, library: Librar
     for levels in (before, 0):
         posterior = fit(known.given, model, known, levels)
         instant = np.array([hours(level.event_time)], dtype=np.float64)
-        course, cloud = carry_forward(posterior, known.given, model.variation, float(instant[0]))
+        try:
+            course, cloud = carry_forward(posterior, known.given, model.variation, float(instant[0]))
+        except MathsError:
+            return None
         outputs = solve_points(course, cloud.points, instant)
         measured = outputs[2] if test.output == "second" else outputs[0]
         quantiles = predictive_quantiles(measured[:, 0], cloud.weights, test.residual, QUANTILES)

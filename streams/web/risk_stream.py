@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -47,9 +47,6 @@ class Reader(Protocol):
 
 class Feed(Protocol):
     """Where events come from (`streams.adapters.risk_feed`)."""
-
-    async def firsts(self, partitions: Iterable[int]) -> dict[int, int]:
-        """The first offset that each partition still has."""
 
     async def open(self, positions: Mapping[int, int]) -> Reader:
         """Read on from these offsets, by partition."""
@@ -117,18 +114,10 @@ class _Listener:
 
     async def begin(self) -> ServerSentEvent:
         """Tell what stands, and read on from there."""
-        # Asked first: what was published before these offsets was applied before it, so what stands tells it. The place
-        # that the store knows may be gone by retention, where nothing was published since.
-        firsts = await self._feed.firsts(range(self._queries.partitions))
         answer = await self._queries.risks()
         episodes = [episode for part in answer.partitions for episode in part.episodes]
         self._known = {str(one["episode"]): int(one["revision"]) for one in episodes}
-        await self._open(
-            {
-                part.partition: max(part.risk_topic_offset, firsts.get(part.partition, 0))
-                for part in answer.partitions
-            }
-        )
+        await self._open({part.partition: part.risk_topic_offset for part in answer.partitions})
         standing = {
             "episodes": episodes,
             "rolled_back": any(part.rolled_back for part in answer.partitions),
@@ -149,7 +138,7 @@ class _Listener:
                     async for event in self._heard():
                         yield event
                 except FeedLostError:
-                    # Records may be deleted again as we come: not over and over without a pause.
+                    # What stands may point to a place that is gone as well, where nothing was published since.
                     await asyncio.sleep(BEGINS_AGAIN_AFTER_S)
                     yield await self.begin()
         except (FeedAwayError, StoreUnavailableError) as error:

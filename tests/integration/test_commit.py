@@ -469,6 +469,26 @@ def test_pieces_lost_on_the_way_are_written_again_and_never_put_in_place_in_part
     assert pieces.runner.run(write()).verdict is Verdict.OK
 
 
+def test_pieces_for_which_there_is_no_room_are_dropped_so_that_another_partition_may_write(
+    pieces: Desk, redis_client: redis.Redis
+) -> None:
+    lease, staged = whole_partition(pieces), pieces.store.keys(PARTITION).staged
+    put = []
+
+    def fill() -> None:
+        put.append(redis_client.exists(staged))
+        redis_client.config_set("maxmemory", "1mb")  # less than Redis takes by itself: no script runs
+
+    try:
+        with pytest.raises(StoreUnavailableError):
+            pieces.runner.run(pieces.store.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1}, fill))
+        assert put == [1]
+        assert not redis_client.exists(staged)
+    finally:
+        redis_client.config_set("maxmemory", "0")
+    assert pieces.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1}).verdict is Verdict.OK
+
+
 def test_pieces_of_which_some_are_gone_when_all_are_to_be_put_in_place_are_a_conflict(
     pieces: Desk, redis_client: redis.Redis
 ) -> None:
@@ -483,6 +503,7 @@ def test_pieces_of_which_some_are_gone_when_all_are_to_be_put_in_place_are_a_con
     write = pieces.store.apply(lease, 5, 6, WHOLE, {"p1": 1, "p2": 1}, set_back)
     assert pieces.runner.run(write) == Answer(Verdict.CONFLICT, 5, "2 twins of 3 are put aside")
     assert pieces.recall("p1")["p1"].twin == twin(1)
+    assert not redis_client.exists(staged)
 
 
 def test_a_full_outbox_has_the_pieces_written_once_however_often_it_is_asked(pieces: Desk) -> None:

@@ -23,7 +23,7 @@ from confluent_kafka import Message
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from streams.adapters.mqtt_bridge import CUT_HEADER, NO_ANSWER, Where, ask
+from streams.adapters.mqtt_bridge import CUT_HEADER, NO_ANSWER, NOBODY_THERE, Where, ask
 from streams.adapters.topics import Topics, create_topics, read_topics
 from streams.codec import LARGEST_RECORD, MQTT_TOPIC_HEADER, partition_of
 from streams.embedded import EmbeddedKafka, EmbeddedRedis
@@ -406,7 +406,7 @@ def test_the_broker_asks_for_a_password_and_a_wrong_one_ends_with_status_2_and_a
 
 def test_a_broker_that_is_not_there_is_said_to_be_silent_or_away() -> None:
     [port] = free_ports(1)
-    assert ask(where_is(port), 2.0).startswith(NO_ANSWER)
+    assert ask(where_is(port), 2.0).startswith(NOBODY_THERE)
     with socket.create_server(("127.0.0.1", port)):  # listens, and says nothing
         begun = time.monotonic()
         assert ask(where_is(port), 1.0) == f"{NO_ANSWER}: it is silent"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streams import doctor
-from streams.adapters.mqtt_bridge import NO_ANSWER
+from streams.adapters.mqtt_bridge import NO_ANSWER, NOBODY_THERE
 from streams.settings import MqttSettings, load_settings
 
 
@@ -16,7 +16,9 @@ def named(host: str) -> MqttSettings:
 @pytest.mark.parametrize(
     ("host", "said", "ok"),
     [
-        ("127.0.0.1", f"{NO_ANSWER}: Connection refused", True),
+        ("127.0.0.1", f"{NOBODY_THERE}: Connection refused", True),
+        ("127.0.0.1", f"{NO_ANSWER}: certificate verify failed", False),
+        ("mqtt.example.org", f"{NOBODY_THERE}: Connection refused", False),
         ("mqtt.example.org", f"{NO_ANSWER}: it is silent", False),
         ("127.0.0.1", "the broker refuses user or password", False),
         ("mqtt.example.org", "", True),

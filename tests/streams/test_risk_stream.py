@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -60,10 +60,6 @@ class Script:
         self.opened_at: list[float] = []
         self.opened: list[dict[int, int]] = []
         self.closed = 0
-        self.first: dict[int, int] = {}
-
-    async def firsts(self, partitions: Iterable[int]) -> dict[int, int]:
-        return {partition: self.first.get(partition, 0) for partition in partitions}
 
     async def open(self, positions: Mapping[int, int]) -> Script:
         self.opened.append(dict(positions))
@@ -132,14 +128,6 @@ def test_a_newcomer_is_told_what_stands_and_no_revision_of_it_again() -> None:
     assert ": Kafka does not answer: test; come again" in text
     assert feed.closed >= 1
     assert stream.metrics.listening == 0
-
-
-def test_a_newcomer_to_a_topic_without_its_head_is_told_what_stands_once_and_then_what_comes() -> None:
-    feed = Script([told(0, 40, "e-1", 3), told(1, 8, "e-9", 1), AWAY])
-    feed.first = {0: 40, 1: 2}
-    _, text, _ = listen(feed)
-    assert feed.opened == [{0: 40, 1: 6}]
-    assert names_and_ids(text) == [("standing", "40-6"), ("updated", "41-6"), ("updated", "41-9")]
 
 
 def test_who_comes_back_goes_on_at_his_place_and_is_told_everything_after_it() -> None:

@@ -117,6 +117,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         ("TOPIC", "twin/#/records", "# at the end"),
         ("TOPIC", "twin/+x/records", "stand for whole parts"),
         ("PASSWORD", "hunter2", "no username"),
+        ("HOST", "mqtt..ward", "no host name"),
     ],
 )
 def test_what_the_mqtt_client_would_trip_over_or_ignore_is_refused(

@@ -382,6 +382,8 @@ def filter_windows(
                         doubted = rise > bar * between
                 if miss > REJECT_SD or doubted:
                     rejections[device, side] += 1
+                    if side == 1:
+                        rejections[device, 0] = 0  # a fall counts only in windows on end
                     verdict = REJECTED
                     others = False
                     for other in range(devices):

@@ -54,7 +54,9 @@ def _set_stride(motion: Motion, segment: int, leaving: float, time: float, wante
     """
     stride, key = motion.stride, motion.stride_key
     if key[KEY_TIME] == time and key[KEY_SEGMENT] == segment:
-        wanted |= int(key[KEY_FILLED])
+        # What was filled before stays, but for a compartment that follows: its decay is not known where none is wanted.
+        filled = int(key[KEY_FILLED])
+        wanted |= filled if wanted & FOLLOWED else filled & ~FOLLOWED
     key[KEY_TIME], key[KEY_SEGMENT], key[KEY_FILLED] = time, segment, wanted
     absorption = motion.parameters[segment, ABSORPTION_RATE]
     depot_decay, depot_held, left, left_held = 1.0, time, 1.0, time

@@ -37,7 +37,8 @@ def settle_marrow(
 ) -> None:
     """Fill the marrow with the one that the train at its steady state leaves; amounts and gut stay.
 
-    NaN where there is none, as when the train kills more dividing cells than feedback can replace.
+    NaN where there is none: the train kills more dividing cells than feedback can replace, or the marrow goes round in
+    cycles of several intervals. A state that no train would reach, because the slightest deviation grows, is taken.
     """
     response = motion.response
     amounts, gut = saved[HERE, : motion.amounts.size], saved[GUT, : motion.gut.shape[1]]
@@ -90,10 +91,11 @@ def settle_marrow(
         change = 0.0
         for cell in range(MYELOID_CELLS):
             change = max(change, abs(result[cell] - here[cell]))
+        if change <= SETTLED:
+            return
         if here[0] < least:
-            response[STATE, 0] = math.nan
-        if not change > SETTLED or here[0] < least:
             break
+    response[STATE, 0] = math.nan
 
 
 @inner_kernel

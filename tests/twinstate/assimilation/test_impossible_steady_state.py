@@ -87,3 +87,17 @@ def test_a_marrow_that_the_train_kills_has_no_steady_state() -> None:
         assert np.isfinite(cells).all() == possible
         if possible:
             assert cells[0, 2] == pytest.approx(cells[0, 0], rel=1e-6)
+
+
+def test_a_marrow_that_goes_round_in_cycles_has_no_steady_state() -> None:
+    # Every two weeks four fifths of what divides in between: the long train comes to cycles of several intervals.
+    row = log_parameters(
+        clearance=5.0, response_baseline=6.0, response_time=90.0, response_slope=0.8, response_feedback=0.17
+    )
+    train = [Given(0.0, 5.0 * 336.0, duration=2.0, interval=336.0)]
+    plan = course(Structure(1, LINEAR, 0, MYELOSUPPRESSION), train, [(-5000.0, row)])
+    cells = solve_points(plan, np.zeros((1, 6)), START_H + np.array([0.0, 336.0]))[2][0]
+    again = [Given(0.0, 5.0 * 336.0, duration=2.0, interval=336.0), Given(336.0, 5.0 * 336.0, duration=2.0)]
+    whole = course(Structure(1, LINEAR, 0, MYELOSUPPRESSION), again, [(-5000.0, row)])
+    later = solve_points(whole, np.zeros((1, 6)), START_H + np.array([0.0, 336.0, 672.0]))[2][0]
+    assert np.isnan(cells).all() or later[1] == pytest.approx(later[0], rel=1e-6)

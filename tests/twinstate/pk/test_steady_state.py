@@ -283,3 +283,26 @@ def test_more_than_saturable_elimination_can_take_has_no_steady_state() -> None:
     concentration, area, _ = solve(plan, NO_ETA, START_H + np.array([1.0, 5.0]))
     assert np.isnan(concentration).all()
     assert np.isnan(area).all()
+
+
+@pytest.mark.parametrize("second", [EFFECT_SITE, METABOLITE])
+@pytest.mark.parametrize(
+    "later",
+    [
+        [Given(12.0, 100.0, INTO_CENTRAL, 12.0, 12.0)],
+        [Given(12.0, 100.0, INTO_CENTRAL, 12.0, 24.0)],
+        [Given(12.0, 100.0, INTO_DEPOT, 0.0, 12.0), Given(24.0, 100.0, INTO_DEPOT)],
+    ],
+    ids=["infusion without end", "every second infusion", "by mouth"],
+)
+def test_what_follows_a_steady_state_does_not_depend_on_the_other_times_asked(
+    second: int, later: list[Given]
+) -> None:
+    # The step before the train is as long as one of the train's own.
+    row = log_parameters(clearance=5.0, central_volume=50.0, effect_rate=0.5, lag=0.0)
+    plan = course(Structure(1, LINEAR, 0, second), [Given(0.0, 100.0), *later], [(-5000.0, row)])
+    alone = solve(plan, NO_ETA, START_H + np.array([24.0]))[2]
+    among_others = solve(plan, NO_ETA, START_H + np.array([5.0, 17.0, 24.0]))[2]
+    assert alone[0] == pytest.approx(among_others[-1], rel=1e-12)
+    if second == EFFECT_SITE and later[0].interval == 12.0 and later[0].route == INTO_CENTRAL:
+        assert alone[0] == pytest.approx(100.0 / 12.0 / 5.0, rel=1e-9)  # rate over clearance
