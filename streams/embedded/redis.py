@@ -20,6 +20,7 @@ from streams.embedded.server import Server
 
 OLDEST_MAJOR = 7
 
+USUAL_FSYNC = "everysec"
 CONFIGURATION = """\
 bind {host}
 port {port}
@@ -65,7 +66,7 @@ class EmbeddedRedis(Server):
     def __init__(self, directory: Path, port: int | None = None, *, cluster_port: int | None = None) -> None:
         super().__init__("Redis", directory, port or free_ports(1)[0])
         self.cluster_port = cluster_port
-        self.fsync = "everysec"
+        self.fsync = USUAL_FSYNC
 
     @property
     def url(self) -> str:

@@ -53,7 +53,8 @@ def test_kafka_is_set_as_the_embedded_one() -> None:
 
 
 def test_redis_is_set_as_the_embedded_one() -> None:
-    embedded = lines_of(embedded_redis.CONFIGURATION, " ")
+    configuration = embedded_redis.CONFIGURATION.replace("{fsync}", embedded_redis.USUAL_FSYNC)
+    embedded = lines_of(configuration, " ")
     command = SERVICES["redis"]["command"][1:]
     given = {key.removeprefix("--"): value for key, value in zip(command[::2], command[1::2], strict=True)}
     assert given == {key: embedded[key] for key in ("appendonly", "appendfsync", "save", "maxmemory-policy")}
