@@ -272,7 +272,8 @@ def check_level(
     A dose at the very time of the draw comes after it.
 
     Returns:
-        None when nothing could be forecast: a covariate the model needs was told only after the draw.
+        None when nothing could be forecast: a covariate the model needs was told only after the draw, or hardly any
+        parameters have the steady state declared.
     """
     lab = entry.content
     assert isinstance(lab, Lab)
@@ -284,15 +285,21 @@ def check_level(
     levels = int(np.searchsorted(before.labs.time_h, hours(entry.event_time), side="left"))
     at = np.array([hours(entry.event_time)], dtype=np.float64)
 
-    def forecast(count: int) -> Interval:
+    def forecast(count: int) -> Interval | None:
         fit = fit_levels(before, count, memo)
-        course, cloud = carry_forward(fit, before.given, model.variation, float(at[0]))
+        try:
+            course, cloud = carry_forward(fit, before.given, model.variation, float(at[0]))
+        except MathsError:
+            return None
         concentration, _, second = solve_points(course, cloud.points, at)
         measured = second if test.output == "second" else concentration
         quantiles = predictive_quantiles(measured[:, 0], cloud.weights, test.residual, QUANTILES)
         return Interval(*(float(q) for q in quantiles))
 
-    def compute() -> LevelCheck:
+    def compute() -> LevelCheck | None:
+        own, population = forecast(levels), forecast(0)
+        if own is None or population is None:
+            return None
         return LevelCheck(
             source=entry.source,
             id=entry.id,
@@ -300,17 +307,13 @@ def check_level(
             observed=test.corrected(lab.value),
             censored=lab.censored,
             levels_before=levels,
-            forecast=forecast(levels),
-            population=forecast(0),
+            forecast=own,
+            population=population,
             analyte=lab.analyte,
         )
 
     key = content_key(model, before.given, *before.labs, at) + f"{entry.source}\x1f{entry.id}".encode()
-    try:
-        return memo.recall(key, compute)
-    except MathsError:
-        # Hardly anybody of the population can have the steady state declared: there is nothing to compare with.
-        return None
+    return memo.recall(key, compute)
 
 
 def _parameters(outlook: Outlook) -> tuple[ParameterEstimate, ...]:

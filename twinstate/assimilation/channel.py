@@ -27,6 +27,7 @@ from twinstate.assimilation.channel_model import (
 )
 from twinstate.assimilation.linear import root, symmetrise
 from twinstate.assimilation.readings import DeviceWindow, Readings, devices_of, readings_of
+from twinstate.assimilation.windows import WINDOWS_PER_HOUR
 from twinstate.catalogue import Signal
 from twinstate.drug import Channel
 from twinstate.errors import MathsError
@@ -56,7 +57,7 @@ SUDDEN_H = 0.25
 # So far from what was published no wearable moves a drug's effect, whatever it reads: in SD between subjects.
 LARGEST_INFLUENCE_SD = 3.0
 # A device that changed its mind is followed only when no other one, still trusted, was heard within an hour.
-OTHERS_HEARD_WINDOWS = 12
+OTHERS_HEARD_WINDOWS = WINDOWS_PER_HOUR
 
 LOST_BY = ("", "jump", "drift")
 JUMP, DRIFT = 1, 2
@@ -412,9 +413,8 @@ def filter_windows(
                         drift[device, 1] = max(0.0, drift[device, 1] - lean - model.drift_allowance_sd)
                         if drift[device].max() > model.drift_limit_sd:
                             lost[device] = DRIFT
-                            if (
-                                model.longest_activity > 0
-                            ):  # what the noise had to hold is the baseline's from now on
+                            if model.longest_activity > 0:
+                                # What the noise had to hold is the baseline's from now on.
                                 held = mean[considered + NOISE]
                                 covariance[considered + BASELINE, considered + BASELINE] += held * held
                 if verdict != REJECTED:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from twinstate.assimilation.windows import WINDOWS_PER_HOUR
 from twinstate.drug import Channel
 from twinstate.kernels import kernel
 
@@ -34,7 +35,6 @@ AMPLITUDE_CV = 0.93
 ACROPHASE_SD_H = 2.29
 # Least share of the residual's variance taken as scatter of a single sample when a window cannot show its own.
 SCATTER_SHARE = 0.1
-WINDOWS_AN_HOUR = 12
 # A slow drift makes innovations that are small but all of one sign: a two-sided cumulative sum of them (in SD), with
 # this allowance a window and this limit, is crossed by chance once in 26,000 windows of a calibrated filter
 # (Siegmund 1985, Sequential Analysis, 2.5: half of (exp(2kb) - 2kb - 1) / 2k^2 with b = h + 1.166).
@@ -139,7 +139,7 @@ def channel_model(channel: Channel) -> ChannelModel:
         period_h=np.array([rhythm.period_h for rhythm in shorter], dtype=np.float64),
         amplitude=np.array([rhythm.amplitude for rhythm in shorter], dtype=np.float64),
         acrophase_h=np.array([rhythm.acrophase_h for rhythm in shorter], dtype=np.float64),
-        longest_activity=round(channel.longest_activity_h * WINDOWS_AN_HOUR),
+        longest_activity=round(channel.longest_activity_h * WINDOWS_PER_HOUR),
         drift_allowance_sd=RESTLESS_ALLOWANCE_SD if restless else DRIFT_ALLOWANCE_SD,
         drift_limit_sd=RESTLESS_LIMIT_SD if restless else DRIFT_LIMIT_SD,
     )

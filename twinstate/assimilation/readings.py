@@ -12,16 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from twinstate.assimilation.windows import WINDOW_NS
+from twinstate.assimilation.windows import window_start_h
 from twinstate.catalogue import Signal
 from twinstate.history import Window
 from twinstate.kernels import kernel
-from twinstate.types import NS_PER_HOUR
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-WINDOWS_PER_HOUR = NS_PER_HOUR // WINDOW_NS
 # SD over median absolute deviation of a normal distribution, 1 / (quantile at 3/4).
 NORMAL_SD_OVER_MAD = 1.482602218505602
 # Variance of a median of normal samples over that of their mean.
@@ -166,8 +164,8 @@ def readings_of(heard: Iterable[DeviceWindow], signal: Signal, scatter_sd: float
     """
     windows, index, device = _in_order(list(heard))
     told, marks = _summarise(*_flat(windows), device, _limits(signal))
-    begin = index / WINDOWS_PER_HOUR
-    end = (index + 1) / WINDOWS_PER_HOUR
+    begin = window_start_h(index)
+    end = window_start_h(index + 1)
     resolution = signal.resolution
     samples = told[:, 0].astype(np.float64)
     robust_sd = NORMAL_SD_OVER_MAD * told[:, 2] * resolution / 4

@@ -8,6 +8,7 @@ says, and whether to believe it, is read from it in `readings.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +16,24 @@ from numpy.typing import NDArray
 from twinstate.catalogue import Signal
 from twinstate.history import Window
 from twinstate.kernels import kernel
-from twinstate.types import NS_PER_MINUTE, hours
+from twinstate.types import NS_PER_HOUR, NS_PER_MINUTE
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 WINDOW_NS = 5 * NS_PER_MINUTE
+WINDOWS_PER_HOUR = NS_PER_HOUR // WINDOW_NS
 # Columns of what a fold counts in each window.
 COUNT, TOTAL, SQUARES, ARTEFACTS, MISSING, BINS = 0, 1, 2, 3, 4, 5
 
 
-def window_start_h(index: int) -> float:
-    """When a window begins, hours since 1970; it ends where the next begins, and that instant is the next one's."""
-    return hours(index * WINDOW_NS)
+@overload
+def window_start_h(index: int) -> float: ...
+@overload
+def window_start_h(index: Integers) -> Floats: ...
+def window_start_h(index: int | Integers) -> float | Floats:
+    """When windows begin, hours since 1970; one ends where the next begins, and that instant is the next one's."""
+    return index / WINDOWS_PER_HOUR
 
 
 def fold_frame(

@@ -7,36 +7,25 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 import redis
 
-from streams.embedded import EmbeddedKafka, EmbeddedRedis
+from streams.embedded import EmbeddedRedis
 from streams.embedded.redis import redis_server
 from streams.operations import backup
 from streams.settings import Settings
 from tests.integration.acceptance.invariants import require_invariants
 from tests.integration.acceptance.records import disturbed
 from tests.integration.acceptance.test_activation import twin
-from tests.integration.acceptance.ward import PATIENCE_S, SmallWard, open_ward
+from tests.integration.acceptance.ward import PATIENCE_S, SmallWard
 from tests.integration.ward import wait_until
 
 THIRD = len(disturbed().arrival) // 3
 
 pytestmark = [pytest.mark.row("22"), pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def fragile(
-    kafka: EmbeddedKafka, private_redis: EmbeddedRedis, tmp_path: Path
-) -> Iterator[tuple[SmallWard, EmbeddedRedis]]:
-    """Give a ward whose Redis may be lost."""
-    ward = open_ward(kafka.bootstrap, private_redis.url, tmp_path)
-    yield ward, private_redis
-    ward.stop()
 
 
 def restore(store: EmbeddedRedis, snapshot: Path) -> None:
