@@ -132,9 +132,8 @@ class RedisStore:
         self.group = group
         self.limits = limits or StoreLimits()
         self._keys: dict[int, PartitionKeys] = {}
-        self._aside: dict[
-            int, tuple[BatchOutcome, str]
-        ] = {}  # what is put aside, and its token, by partition
+        # What is put aside, and its token, by partition.
+        self._aside: dict[int, tuple[BatchOutcome, str]] = {}
 
     def keys(self, partition: int) -> PartitionKeys:
         """Name the keys of a partition."""
