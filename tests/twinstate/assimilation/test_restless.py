@@ -122,6 +122,22 @@ def test_an_apnoea_is_read_as_breaths_of_nought_and_not_taken_for_a_device_that_
     assert readings_of(from_device("belt", nulls), signal, 0.5).marks[-1] & OFF_BODY
 
 
+def test_a_fall_counts_only_in_windows_on_end(heart: ChannelModel) -> None:
+    value = quiet(62.0, 2.0, 288)
+    value[150:152] -= 40.0  # two windows that are doubted
+    value[156] -= 42.0  # far, but not beyond belief by itself
+    between = value.copy()
+    between[152:156] += 40.0  # motion, left out
+    assert heard(heart, value).verdict[150:152].tolist() == [REJECTED] * 2
+    told = heard(heart, between)
+    assert told.verdict[150:156].tolist() == [REJECTED] * 6
+    assert told.verdict[156] != REJECTED
+    assert not told.lost.any()
+    # The same low window at once after the two is the third of a fall, and is followed at the price of trust.
+    value[152] -= 42.0
+    assert heard(heart, value).lost[152:].any()
+
+
 def test_a_slow_ramp_costs_trust_and_a_night_that_is_lower_by_a_step_does_not(heart: ChannelModel) -> None:
     night = quiet(62.0, 2.0, 288)
     night[150:246] -= 10.0
