@@ -294,6 +294,7 @@ def ask_oracle(stage: Stage) -> dict[str, Any]:
     oracle = stage.child("oracle", "streams.demo.replay", str(answer))
     if oracle.wait(PATIENCE_S) != 0:
         raise DemoError(f"the oracle failed\n{oracle.tail()}")
+    stage.group.release(oracle)
     return dict(json.loads(answer.read_text()))
 
 

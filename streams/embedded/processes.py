@@ -222,6 +222,10 @@ class ProcessGroup:
         self._members.append(member)
         return member
 
+    def release(self, member: Stoppable) -> None:
+        """Let go of a member whose work is done: that it has ended is no failure."""
+        self._members.remove(member)
+
     def require_running(self) -> None:
         """Check every member.
 
