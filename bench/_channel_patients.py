@@ -264,14 +264,20 @@ def _night_and_motion(dice: np.random.Generator, channel: Channel, time_h: Float
     return np.asarray(body.night * asleep(time_h)), np.asarray(body.motion * moving)
 
 
-def _noise(dice: np.random.Generator, channel: Channel, minutes: int, *, activity: bool) -> Floats:
-    """The autoregression and the scatter of single readings, as a fraction of the baseline, (minutes,)."""
-    fade = math.exp(-1.0 / (60.0 * channel.noise_time_constant_h))
+def autoregression(dice: np.random.Generator, minutes: int, time_constant_h: float) -> Floats:
+    """A first-order autoregression of SD 1, a value a minute, (minutes,)."""
+    fade = math.exp(-1.0 / (60.0 * time_constant_h))
     fresh = math.sqrt(1.0 - fade * fade) * dice.standard_normal(minutes)
     lasting = np.empty(minutes)
     lasting[0] = dice.standard_normal()
     for i in range(1, minutes):
         lasting[i] = fade * lasting[i - 1] + fresh[i]
+    return lasting
+
+
+def _noise(dice: np.random.Generator, channel: Channel, minutes: int, *, activity: bool) -> Floats:
+    """The autoregression and the scatter of single readings, as a fraction of the baseline, (minutes,)."""
+    lasting = autoregression(dice, minutes, channel.noise_time_constant_h)
     scatter = dice.standard_normal(minutes)
     lasts = channel.residual_cv * math.sqrt(1.0 - SCATTER_SHARE)
     if activity:

@@ -8,17 +8,19 @@ hour: how often is that flagged within three hours, and is it found out before i
 of QTc above 30 ms, a heart below 50, a breath below 10 /min) to 0.5, the tier at which risk is raised? What the same
 device, sound, would have raised at that hour is not the fault's doing. A device flagged before its fault began is no
 find: it is left out, and counted as a false flag. With nothing wrong, how often is anything first flagged in an hour,
-and do the intervals of the effect still cover?
+and do the intervals of the effect still cover: of one device, of two at once that read as differently as one may read
+wrong, and of one that another takes over from halfway?
 
 Options: `--json`, `--patients N`, `--seed N ...` (figures are pooled over several), `--drug NAME ...`; `--sound`, no
-faults, for many patients in short time; `--small`, 12 patients on carvedilol and wider targets. Exit 1 when a target
-fails.
+faults, for many patients in short time; `--two`, a second, sound device beside the faulty one;
+`--small`, 12 patients on carvedilol and wider targets. Exit 1 when a target fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +39,7 @@ from twinstate.assimilation.channel_extremes import extreme_ahead  # noqa: E402
 from twinstate.assimilation.channel_forecast import chance_of_rise  # noqa: E402
 from twinstate.assimilation.channel_model import ChannelModel, channel_model  # noqa: E402
 from twinstate.assimilation.posterior import assimilate  # noqa: E402
-from twinstate.assimilation.readings import UNUSABLE_MARKS, from_device, readings_of  # noqa: E402
+from twinstate.assimilation.readings import UNUSABLE_MARKS, devices_of, from_device, readings_of  # noqa: E402
 from twinstate.assimilation.refine import Cloud  # noqa: E402
 from twinstate.assimilation.windows import fold_frame  # noqa: E402
 from twinstate.catalogue import Signal  # noqa: E402
@@ -50,6 +52,7 @@ Floats = NDArray[np.float64]
 Fault = Callable[[Floats, Floats, np.random.Generator, tuple[float, float]], Floats]
 ChanceAt = Callable[[ChannelState, float], float]
 
+DEVICE, OTHER = "device", "other"
 NO_TARGET = (-np.inf, np.inf)
 SEED = 20260302
 PATIENTS = 100
@@ -89,6 +92,14 @@ PLANS = {
 UNTOLD = {(drug, ramp) for drug in LIMITS for ramp in RAMPS} | {("fentanyl", "twice the gain")}
 
 
+class Stream(NamedTuple):
+    """Readings of one device: times in UTC ns and values, (readings,) both."""
+
+    device: str
+    times: NDArray[np.int64]
+    values: Floats
+
+
 class Worn(NamedTuple):
     """A patient and the device he wears.
 
@@ -96,7 +107,7 @@ class Worn(NamedTuple):
         signal: What it reads.
         times: Of the readings, UTC ns, (readings,).
         values: What it reads while sound, (readings,).
-        disturbed: The same under a disturbance that no model knows of, (readings,).
+        sound: By name, what sound devices would send the twin; the first is this one alone.
         begin_h: When it is put on, hours since 1970.
         watched_h: How long it is watched.
         course: Doses.
@@ -109,7 +120,7 @@ class Worn(NamedTuple):
     signal: Signal
     times: NDArray[np.int64]
     values: Floats
-    disturbed: Floats
+    sound: dict[str, tuple[Stream, ...]]
     begin_h: float
     watched_h: int
     course: Course
@@ -127,13 +138,23 @@ class Heard(NamedTuple):
     state: ChannelState
 
 
-def listen(worn: Worn, values: Floats, *, alarms: bool = True) -> Heard:
+def listen(worn: Worn, streams: Sequence[Stream], *, alarms: bool = True) -> Heard:
     """Ask the twin hourly; both levels are known from the beginning, so that all that changes is the device."""
-    windows = fold_frame(values, worn.times, worn.signal)
-    readings = readings_of(from_device("device", windows), worn.signal, worn.model.scatter_sd)
+    windows = [
+        window
+        for stream in streams
+        for window in from_device(stream.device, fold_frame(stream.values, stream.times, worn.signal))
+    ]
+    readings = readings_of(windows, worn.signal, worn.model.scatter_sd)
     asked = worn.begin_h + np.arange(1.0, worn.watched_h + 1.0)
     states = assimilate_model(
-        worn.model, readings, worn.course, worn.cloud.mean, worn.cloud.covariance, asked
+        worn.model,
+        readings,
+        worn.course,
+        worn.cloud.mean,
+        worn.cloud.covariance,
+        asked,
+        devices_of(windows),
     )
     flagged, chance = np.zeros(asked.size, np.bool_), np.full(asked.size, np.nan)
     for i, (at_h, state) in enumerate(zip(asked, states, strict=True)):
@@ -159,11 +180,16 @@ def a_patch(dice: np.random.Generator, model: DrugModel, signal: Signal) -> Worn
         return chance_of_rise(state, channel, peak, cloud.weights, LIMIT_MS).probability
 
     seen = slice(0, 60 * MONITORED_H - 1)
+    times, values = np.array(patient.times[seen], dtype=np.int64), patient.values[seen]
     return Worn(
         signal,
-        np.array(patient.times[seen], dtype=np.int64),
-        patient.values[seen],
-        lively(patient, dice)[seen],
+        times,
+        values,
+        {
+            "sound": (Stream(DEVICE, times, values),),
+            "rhythm and activity": (Stream(DEVICE, times, lively(patient, dice)[seen]),),
+            **with_another(model, signal, times, values, dice),
+        },
         patient.start_h,
         MONITORED_H,
         patient.course,
@@ -182,6 +208,30 @@ def lively(patient: Patient, dice: np.random.Generator) -> Floats:
         bout = (time_h > begin_h) & (time_h < begin_h + dice.uniform(1.0 / 3.0, 1.0))
         values = values + 8.0 * bout
     return np.asarray(values)
+
+
+def with_another(
+    model: DrugModel, signal: Signal, times: NDArray[np.int64], values: Floats, dice: np.random.Generator
+) -> dict[str, tuple[Stream, ...]]:
+    """A second device on the same body: beside the first all the time, or in its place from halfway on.
+
+    It reads something else all the time, and something else for a while, each by as much as the published residual, or
+    as what is published of devices of this kind where that is less.
+    """
+    assert model.channel is not None
+    residual_sd = model.channel.residual_cv * model.channel.baseline_typical
+    error_sd = min(residual_sd, signal.device_sd or np.inf)
+    own = dice.spawn(1)[0]  # what the first device and its faults are like does not hang on the second
+    wander = living.autoregression(own, values.size, model.channel.noise_time_constant_h)
+    other = np.maximum(values + error_sd * (own.standard_normal() + wander), 0.0)
+    half = values.size // 2
+    return {
+        "two devices": (Stream(DEVICE, times, values), Stream(OTHER, times, other)),
+        "another device from halfway": (
+            Stream(DEVICE, times[:half], values[:half]),
+            Stream(OTHER, times[half:], other[half:]),
+        ),
+    }
 
 
 def a_watch(drug: str, dice: np.random.Generator, model: DrugModel, signal: Signal) -> Worn:
@@ -209,7 +259,10 @@ def a_watch(drug: str, dice: np.random.Generator, model: DrugModel, signal: Sign
         signal,
         person.times,
         person.values,
-        person.values,
+        {
+            "day, night and motion": (Stream(DEVICE, person.times, person.values),),
+            **with_another(model, signal, person.times, person.values, dice),
+        },
         person.asked_h - watched_h,
         watched_h,
         person.course,
@@ -237,13 +290,15 @@ class Told(NamedTuple):
     before: dict[str, list[bool]]
     late_h: dict[str, list[float]]
     left_out: dict[str, int]
-    first_flags: dict[str, int]
-    hours: dict[str, int]
-    covers: dict[str, list[bool]]
+    first_flags: Counter[str]
+    hours: Counter[str]
+    covers: defaultdict[str, list[bool]]
 
 
-def break_it(name: str, worn: Worn, without: Heard, dice: np.random.Generator, told: Told) -> None:
-    """Break one device at a random hour and see when that is found out."""
+def break_it(
+    name: str, worn: Worn, beside: Sequence[Stream], without: Heard, dice: np.random.Generator, told: Told
+) -> None:
+    """Break one device at a random hour, the others stay sound, and see when that is found out."""
     # A quarter of the time is left to know the patient, three hours to be found in.
     first = min(6, worn.watched_h // 4)
     begins = int(dice.integers(first, worn.watched_h - FOUND_WITHIN_H))
@@ -251,7 +306,8 @@ def break_it(name: str, worn: Worn, without: Heard, dice: np.random.Generator, t
         told.left_out[name] += 1
         return
     since_h = worn.times / 3.6e12 - worn.begin_h - begins
-    heard = listen(worn, FAULTS[name](worn.values, since_h, dice, SPANS[worn.signal.slug]))
+    values = FAULTS[name](worn.values, since_h, dice, SPANS[worn.signal.slug])
+    heard = listen(worn, [Stream(DEVICE, worn.times, values), *beside])
     flagged = np.flatnonzero(heard.flagged[begins:])  # entry i is hour i + 1
     told.found[name].append(bool(flagged.size and flagged[0] < FOUND_WITHIN_H))
     told.late_h[name].append(float(flagged[0] + 1) if flagged.size else np.inf)
@@ -260,8 +316,8 @@ def break_it(name: str, worn: Worn, without: Heard, dice: np.random.Generator, t
     told.before[name].append(not raised.size or bool(flagged.size and flagged[0] <= raised[0]))
 
 
-def ask(drug: str, patients: int, seeds: Sequence[int], sound: Sequence[str], faults: Sequence[str]) -> Told:
-    """Simulate each seed's patients, break their devices, ask."""
+def ask(drug: str, patients: int, seeds: Sequence[int], faults: Sequence[str], *, two: bool) -> Told:
+    """Simulate each seed's patients, break their devices, ask; `two` wear a second, sound one meanwhile."""
     library = load_library(ROOT / "config")
     model = library.drugs[drug]
     assert model.channel is not None
@@ -271,19 +327,20 @@ def ask(drug: str, patients: int, seeds: Sequence[int], sound: Sequence[str], fa
         {n: [] for n in faults},
         {n: [] for n in faults},
         dict.fromkeys(faults, 0),
-        dict.fromkeys(sound, 0),
-        dict.fromkeys(sound, 0),
-        {n: [] for n in sound},
+        Counter(),
+        Counter(),
+        defaultdict(list),
     )
     for seed in seeds:
         dice = np.random.default_rng(seed)
         for _ in range(patients):
             worn = a_patch(dice, model, signal) if drug == DRUGS[0] else a_watch(drug, dice, model, signal)
-            without = listen(worn, worn.values, alarms=bool(faults))
+            beside = worn.sound["two devices"][1:] if two else ()
+            without = listen(worn, [Stream(DEVICE, worn.times, worn.values), *beside], alarms=bool(faults))
             for name in faults:
-                break_it(name, worn, without, dice, told)
-            for place, name in enumerate(sound):
-                heard = without if place == 0 else listen(worn, worn.disturbed, alarms=False)
+                break_it(name, worn, beside, without, dice, told)
+            for name, streams in worn.sound.items():
+                heard = listen(worn, streams, alarms=False)
                 flagged = np.flatnonzero(heard.flagged)
                 told.first_flags[name] += bool(flagged.size)
                 told.hours[name] += int(flagged[0]) + 1 if flagged.size else worn.watched_h
@@ -312,9 +369,9 @@ def checks_of(drug: str, told: Told, *, small: bool) -> list[Check]:
         checks.append(
             Check(f"{drug}: flagged before the fault and left out, mean of the faults", left_out, "cases")
         )
-    for name, flags in told.first_flags.items():
+    for name, hours in told.hours.items():
         said = f"{drug}, {name}"
-        rate = flags / told.hours[name]
+        rate = told.first_flags[name] / hours
         held = float(np.mean(told.covers[name]))
         lowest = 0.6 if small else 0.85
         checks += [
@@ -331,12 +388,12 @@ def run(
     faults: Sequence[str] = tuple(FAULTS),
     *,
     small: bool = False,
+    two: bool = False,
 ) -> list[Check]:
     """Ask of each drug and pool the seeds."""
     checks = []
     for drug in drugs:
-        sound = ("sound", "rhythm and activity") if drug == DRUGS[0] else ("day, night and motion",)
-        checks += checks_of(drug, ask(drug, patients, seeds, sound, faults), small=small)
+        checks += checks_of(drug, ask(drug, patients, seeds, faults, two=two), small=small)
     return checks
 
 
@@ -349,11 +406,14 @@ def main() -> int:
     parser.add_argument("--drug", nargs="+", choices=DRUGS)
     parser.add_argument("--sound", action="store_true", help="no faults")
     parser.add_argument("--small", action="store_true", help=f"{SMALL} patients on carvedilol, wider targets")
+    parser.add_argument(
+        "--two", action="store_true", help="beside the faulty device a second, sound one is worn"
+    )
     asked = parser.parse_args()
     patients = asked.patients or (SMALL if asked.small else PATIENTS)
     drugs = asked.drug or (("carvedilol",) if asked.small else DRUGS)
     faults = () if asked.sound else tuple(FAULTS)
-    checks = run(patients, asked.seed, drugs, faults, small=asked.small)
+    checks = run(patients, asked.seed, drugs, faults, small=asked.small, two=asked.two)
     return report(f"Devices: {patients} patients a drug", checks, asked.seed, as_json=asked.json)
 
 

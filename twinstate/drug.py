@@ -361,6 +361,7 @@ class Channel:
         noise_time_constant_h: Time after which the residual's autocorrelation is 1/e, h.
         baseline_drift_per_sqrt_h: SD of the baseline's random walk after one hour, in `unit`.
         keep_h: How long windows count, h (the signal's).
+        device_sd: By how much a device is wrong about the signal, in `unit` (the signal's); None where it is unknown.
         provenance: By field name.
         follows: What x is: `concentration` or `second`.
         hill: Of the occupancy.
@@ -388,6 +389,7 @@ class Channel:
     baseline_drift_per_sqrt_h: float
     keep_h: float
     provenance: Mapping[str, Provenance]
+    device_sd: float | None = None
     follows: str = "concentration"
     hill: float = 1.0
     exponent: float = 1.0

@@ -98,7 +98,7 @@ class ChannelEstimate(msgspec.Struct, frozen=True, array_like=True):
         rise_ahead: Largest change by the drug within the forecast's horizon.
         windows: Windows by verdict: taken, softened, rejected, unusable.
         last_window: End of the last window that counts, UTC ns; 0 without one.
-        distrusted: Devices that may no longer move the effect, each `name:jump` or `name:drift`.
+        distrusted: Devices that may no longer move the effect, each `name:why`; why is one of `LOST_BY`.
     """
 
     signal: str

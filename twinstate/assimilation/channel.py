@@ -21,6 +21,7 @@ from twinstate.assimilation.channel_model import (
     STATES,
     ChannelModel,
     channel_model,
+    fade,
     move_on,
     observe,
     occupancy,
@@ -59,8 +60,8 @@ LARGEST_INFLUENCE_SD = 3.0
 # A device that changed its mind is followed only when no other one, still trusted, was heard within an hour.
 OTHERS_HEARD_WINDOWS = WINDOWS_PER_HOUR
 
-LOST_BY = ("", "jump", "drift")
-JUMP, DRIFT = 1, 2
+LOST_BY = ("", "jump", "drift", "apart")
+JUMP, DRIFT, APART = 1, 2, 3
 
 VERDICTS = ("taken", "softened", "rejected", "unusable")
 TAKEN, SOFTENED, REJECTED, UNUSABLE = 0, 1, 2, 3
@@ -98,8 +99,8 @@ class ChannelState(NamedTuple):
         counts: Windows so far by verdict, in the order of `VERDICTS`.
         last: The last window.
         distrusted: Devices that have lost trust among the windows that count, each `name:jump` (over half an hour far
-            from every forecast) or `name:drift` (small misses all of one sign): their windows move baseline and noise,
-            never the drug's effect.
+            from every forecast), `name:drift` (small misses all of one sign) or `name:apart` (two devices drifted away
+            from one another, and either may be wrong): their windows move baseline and noise, never the drug's effect.
     """
 
     time_h: float
@@ -285,6 +286,48 @@ def _noise_between(model: ChannelModel, baseline: float, elapsed_h: float, scatt
 
 
 @kernel
+def _meet(
+    model: ChannelModel, baseline: float, covariance: Floats, seen: Integers, device: int, differs: int
+) -> None:
+    """Hear a further device: it may read another baseline, and each is wrong in a way of its own; in place.
+
+    The device heard first says what the baseline is. Its own errors were part of the noise as long as it was alone.
+    """
+    misreads = differs + seen.size
+    offset, error = model.noise_cv * baseline, model.device_cv * baseline
+    covariance[differs + device, differs + device] = offset * offset
+    covariance[misreads + device, misreads + device] = error * error
+    if seen.sum() == 1:
+        first = misreads + int(np.argmax(seen))
+        covariance[first, first] = error * error
+
+
+@kernel
+def _lose_by_drift(lost: Integers, drift: Floats, device: int, unheard: Integers) -> None:
+    """Trust a device no longer that drifted, nor the only other one if that drifted the other way; in place.
+
+    Which of two devices that move apart is the wrong one, they cannot tell.
+
+    Args:
+        lost: Why each is no longer trusted, (devices,).
+        drift: Cumulative sums upwards and downwards, (devices, 2).
+        device: Whose sum passed its limit.
+        unheard: Windows since each was heard as expected, (devices,).
+    """
+    lost[device] = DRIFT
+    way = int(np.argmax(drift[device]))
+    others = 0
+    against = device
+    for other in range(lost.size):
+        if other != device and lost[other] == 0 and unheard[other] < OTHERS_HEARD_WINDOWS:
+            others += 1
+            if drift[other, 1 - way] > drift[other, way]:
+                against = other
+    if others == 1 and against != device:
+        lost[device] = lost[against] = APART
+
+
+@kernel
 def filter_windows(
     model: ChannelModel,
     readings: Readings,
@@ -302,28 +345,32 @@ def filter_windows(
         end_h: Times asked about, ascending, hours since 1970, (ends,).
     """
     considered = slope.shape[1]
-    states = considered + 5
+    own = slice(considered, considered + 5)
     ends = end_h.size
     windows = readings.time_h.size
+    devices = readings.device.max() + 1 if windows else 0
+    # Behind the states of the body, where there is more than one device: how each differs from the one heard first, and
+    # what it alone misreads for a while.
+    differs, misreads = considered + 5, considered + 5 + devices
+    states = considered + 5 + (2 * devices if devices > 1 else 0)
     result = Pass(
         np.empty((ends, 5)),
-        np.empty((ends, states, states)),
+        np.empty((ends, considered + 5, considered + 5)),
         np.full(ends, np.nan),
         np.empty(ends),
         np.zeros((ends, 4), np.int64),
         np.empty(ends, np.int64),
         np.full((windows, 2), np.nan),
         np.full(windows, UNUSABLE, np.int64),
-        np.zeros((ends, readings.device.max() + 1 if windows else 0), np.int64),
+        np.zeros((ends, devices), np.int64),
     )
     mean = np.zeros(states)
-    mean[considered:] = model.mean
+    mean[own] = model.mean
     covariance = np.zeros((states, states))
     for state in range(considered):
         covariance[state, state] = 1.0
-    covariance[considered:, considered:] = model.covariance
+    covariance[own, own] = model.covariance
     operator = np.zeros(states)
-    devices = result.lost.shape[1]
     lost = np.zeros(devices, np.int64)
     seen = np.zeros(devices, np.int64)
     agreed = np.full(devices, -OTHERS_HEARD_WINDOWS, np.int64)  # last within `SOFTEN_SD` of its forecast
@@ -340,17 +387,23 @@ def filter_windows(
         while window < windows and readings.end_h[window] <= end_h[end]:
             time_h = readings.time_h[window]
             if window > 0:
-                move_on(model, mean[considered:], covariance, considered, time_h - now_h)
+                move_on(model, mean[own], covariance, considered, time_h - now_h)
+                for other in range(devices if seen.sum() > 1 else 0):
+                    sd = seen[other] * model.device_cv * mean[considered + BASELINE]
+                    elapsed = (time_h - now_h) / model.noise_time_constant_h
+                    mean[misreads + other] *= fade(covariance, misreads + other, elapsed, sd)
             now_h = time_h
             verdict = UNUSABLE
             if readings.usable[window] == 1:
                 device = readings.device[window]
-                if seen[device] == 0 and seen.sum() > 0:  # another device reads another baseline
-                    offset = model.noise_cv * mean[considered + BASELINE]
-                    covariance[considered + BASELINE, considered + BASELINE] += offset * offset
+                if seen[device] == 0 and seen.sum() > 0:
+                    _meet(model, mean[considered + BASELINE], covariance, seen, device, differs)
                 seen[device] = 1
-                observe(model, time_h, operator[considered:])
+                observe(model, time_h, operator[own])
                 operator[considered + EFFECT] = expected[window]
+                if devices > 1:
+                    operator[differs:] = 0.0
+                    operator[differs + device] = operator[misreads + device] = 1.0
                 for eta in range(considered):
                     operator[eta] = mean[considered + EFFECT] * slope[window, eta]
                 scatter = readings.scatter[window]
@@ -391,7 +444,7 @@ def filter_windows(
                         if other != device and lost[other] == 0:
                             others |= readings.window[window] - agreed[other] < OTHERS_HEARD_WINDOWS
                     if rejections[device, side] > longest:
-                        lost[device] = JUMP
+                        lost[device] = lost[device] or JUMP
                         if not others:
                             verdict = SOFTENED
                             rejections[device, side] = 0
@@ -412,7 +465,7 @@ def filter_windows(
                         drift[device, 0] = max(0.0, drift[device, 0] + lean - model.drift_allowance_sd)
                         drift[device, 1] = max(0.0, drift[device, 1] - lean - model.drift_allowance_sd)
                         if drift[device].max() > model.drift_limit_sd:
-                            lost[device] = DRIFT
+                            _lose_by_drift(lost, drift, device, readings.window[window] - agreed)
                             if model.longest_activity > 0:
                                 # What the noise had to hold is the baseline's from now on.
                                 held = mean[considered + NOISE]
@@ -435,8 +488,8 @@ def filter_windows(
             result.verdict[window] = verdict
             counts[verdict] += 1
             window += 1
-        result.mean[end] = mean[considered:]
-        result.covariance[end] = covariance
+        result.mean[end] = mean[own]
+        result.covariance[end] = covariance[: considered + 5, : considered + 5]
         result.time_h[end] = now_h
         result.scatter[end] = scatter
         result.counts[end] = counts

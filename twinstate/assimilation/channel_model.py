@@ -58,7 +58,9 @@ class ChannelModel(NamedTuple):
         sign: 1 when the drug lifts the signal, -1 when it lowers it.
         second: 1 when x is the model's second output, 0 when it is the level.
         noise_cv: SD of the autoregressive noise as a share of the baseline.
-        noise_time_constant_h: After which its autocorrelation is 1/e.
+        device_cv: SD of what one device alone misreads, as a share of the baseline: as published of such devices, and
+            no more than the residual without motion, which is the body's.
+        noise_time_constant_h: After which the autocorrelation of either noise is 1/e.
         drift_per_sqrt_h: SD of the baseline's random walk after one hour.
         scatter_sd: Least SD of one sample within its window.
         period_h: Rhythms that are a fixed share of the baseline, (rhythms,).
@@ -77,6 +79,7 @@ class ChannelModel(NamedTuple):
     sign: float
     second: int
     noise_cv: float
+    device_cv: float
     noise_time_constant_h: float
     drift_per_sqrt_h: float
     scatter_sd: float
@@ -114,6 +117,7 @@ def channel_model(channel: Channel) -> ChannelModel:
     _add_effect(mean, covariance, channel)
     residual_sd = channel.residual_cv * channel.baseline_typical
     noise_cv = math.hypot(channel.residual_cv, channel.activity_cv)
+    device_sd = residual_sd if channel.device_sd is None else min(residual_sd, channel.device_sd)
     covariance[NOISE, NOISE] = (noise_cv * channel.baseline_typical) ** 2
     covariance[COSINE, COSINE] = covariance[SINE, SINE] = (
         0.5 * (channel.open_amplitude * channel.baseline_typical) ** 2
@@ -133,6 +137,7 @@ def channel_model(channel: Channel) -> ChannelModel:
         sign=-1.0 if channel.falls else 1.0,
         second=int(channel.follows == "second"),
         noise_cv=noise_cv,
+        device_cv=device_sd / channel.baseline_typical,
         noise_time_constant_h=channel.noise_time_constant_h,
         drift_per_sqrt_h=channel.baseline_drift_per_sqrt_h,
         scatter_sd=math.sqrt(SCATTER_SHARE) * residual_sd,
@@ -213,6 +218,25 @@ def occupancy(concentration: float, model: ChannelModel) -> float:
 
 
 @kernel
+def fade(covariance: Floats, state: int, elapsed: float, sd: float) -> float:
+    """Forecast the covariance of one autoregressive state, in place; returns what is left of its mean.
+
+    Args:
+        covariance: (states, states).
+        state: Which.
+        elapsed: In its time constants.
+        sd: To which its own spread tends.
+    """
+    kept = math.exp(-elapsed)
+    for other in range(covariance.shape[0]):
+        covariance[state, other] *= kept
+    for other in range(covariance.shape[0]):
+        covariance[other, state] *= kept
+    covariance[state, state] += sd * sd * (1.0 - kept * kept)
+    return kept
+
+
+@kernel
 def move_on(model: ChannelModel, mean: Floats, covariance: Floats, considered: int, elapsed_h: float) -> None:
     """Forecast the state over a time without windows: the noise fades, the baseline drifts; in place.
 
@@ -223,14 +247,7 @@ def move_on(model: ChannelModel, mean: Floats, covariance: Floats, considered: i
         considered: Leading states that are only considered.
         elapsed_h: At least 0.
     """
-    noise = considered + NOISE
     baseline = considered + BASELINE
-    fade = math.exp(-elapsed_h / model.noise_time_constant_h)
-    mean[NOISE] *= fade
-    for state in range(covariance.shape[0]):
-        covariance[noise, state] *= fade
-    for state in range(covariance.shape[0]):
-        covariance[state, noise] *= fade
     noise_sd = model.noise_cv * mean[BASELINE]
-    covariance[noise, noise] += noise_sd * noise_sd * (1.0 - fade * fade)
+    mean[NOISE] *= fade(covariance, considered + NOISE, elapsed_h / model.noise_time_constant_h, noise_sd)
     covariance[baseline, baseline] += model.drift_per_sqrt_h * model.drift_per_sqrt_h * elapsed_h

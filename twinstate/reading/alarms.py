@@ -228,6 +228,7 @@ def read_channel(context: Context, form: ChannelForm) -> Channel:
         baseline_drift_per_sqrt_h=number("baseline_drift_per_sqrt_hour", drift, signal.units),
         keep_h=signal.keep_h,
         provenance=provenance,
+        device_sd=signal.device_sd,
         follows=form.follows,
         hill=fraction("hill", form.hill, 1.0),
         exponent=fraction("exponent", form.exponent, 1.0),

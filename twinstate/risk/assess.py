@@ -120,7 +120,7 @@ def assess(outlook: Outlook, threshold: Threshold) -> Risk | None:
 
 
 def distrusted_by(outlook: Outlook, threshold: Threshold) -> tuple[str, ...]:
-    """Devices that had lost trust among those whose signal a threshold rests on, each `name:jump` or `name:drift`."""
+    """Devices that had lost trust among those whose signal a threshold rests on, each `name:why`, see `LOST_BY`."""
     if not threshold.of_the_signal or outlook.channel is None:
         return ()
     return outlook.channel.distrusted

@@ -39,9 +39,7 @@ class PointRisk(msgspec.Struct, frozen=True, array_like=True):
     capped: bool  # input outside the model's domain: the severity is held at moderate
     planned: bool  # a regimen is in force; otherwise no further doses were assumed
     levels: int  # levels that informed the estimate
-    distrusted: tuple[
-        str, ...
-    ] = ()  # devices without trust, `name:jump` or `name:drift`, of the signal it rests on
+    distrusted: tuple[str, ...] = ()  # devices without trust, each `name:why`, of the signal it rests on
 
 
 class Decision(msgspec.Struct, frozen=True, array_like=True):

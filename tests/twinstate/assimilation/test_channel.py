@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tests.twinstate.channels import (
     windows_of,
 )
 from tests.twinstate.courses import START_H
+from tests.twinstate.library.configs import CONFIG
 from twinstate.assimilation.channel import (
     LARGEST_INFLUENCE_SD,
     LONGEST_REJECTION,
@@ -38,10 +40,12 @@ from twinstate.assimilation.channel_model import (
     EFFECT,
     NOISE,
     SINE,
+    channel_model,
 )
 from twinstate.assimilation.readings import DeviceWindow, from_device
 from twinstate.assimilation.windows import WINDOW_NS, fold_frame, window_start_h
 from twinstate.errors import MathsError
+from twinstate.library import load_library
 from twinstate.pk.propagate import solve
 
 Floats = NDArray[np.float64]
@@ -65,6 +69,38 @@ def test_windows_without_uncertain_levels_give_what_filterpy_gives() -> None:
         np.testing.assert_allclose(result.mean[0], filterpy.x[:, 0], rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(result.covariance[0, 2:, 2:], filterpy.P, rtol=1e-9, atol=1e-10)
         np.testing.assert_array_equal(result.covariance[0, :2, :2], np.eye(2))
+
+
+def test_two_devices_give_what_filterpy_gives_with_an_offset_and_an_error_of_each() -> None:
+    # The second is heard from the third window on: then the first has an error of its own too.
+    value = np.array([409.0, 411.0, 430.0, 412.0, 433.0, 415.0, 428.0])
+    device = np.array([0, 0, 1, 0, 1, 0, 1])
+    taken = readings(value, every=3)._replace(device=device)
+    occupancy = np.array([0.0, 0.21, 0.43, 0.4, 0.35, 0.3, 0.28])
+    filterpy = KalmanFilter(dim_x=8, dim_z=1)  # the body's five, the difference, the error of either
+    filterpy.x = np.append(MODEL.mean, np.zeros(3)).reshape(8, 1)
+    filterpy.P = np.zeros((8, 8))
+    filterpy.P[:5, :5] = MODEL.covariance
+    for i, time_h in enumerate(taken.time_h):
+        if i:
+            fade = math.exp(-0.25 / 2.0)
+            sd = 0.0152 * filterpy.x[BASELINE, 0]
+            fresh = sd**2 * (1.0 - fade**2)
+            error = fresh if i > 2 else 0.0
+            filterpy.predict(
+                F=np.diag([1.0, 1.0, 1.0, 1.0, fade, 1.0, fade, fade]),
+                Q=np.diag([0.73**2 * 0.25, 0.0, 0.0, 0.0, fresh, 0.0, error, error]),
+            )
+        if i == 2:
+            sd = 0.0152 * filterpy.x[BASELINE, 0]
+            filterpy.P += np.diag([0.0, 0.0, 0.0, 0.0, 0.0, sd**2, sd**2, sd**2])
+        of_device = [1.0, 0.0, 1.0] if device[i] else [0.0, 1.0, 0.0]
+        operator = np.append(operator_at(time_h, occupancy[i]), of_device)
+        filterpy.update(taken.value[i], R=4.0, H=operator.reshape(1, 8))
+        result = filter_windows(MODEL, taken, occupancy, np.zeros((7, 2)), taken.end_h[i : i + 1])
+        np.testing.assert_allclose(result.mean[0], filterpy.x[:5, 0], rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(result.covariance[0, 2:, 2:], filterpy.P[:5, :5], rtol=1e-9, atol=1e-10)
+    assert (result.verdict == 0).all()
 
 
 def test_uncertain_levels_are_considered_as_schmidt_has_it() -> None:
@@ -365,6 +401,53 @@ def test_while_another_device_is_trusted_one_that_jumped_is_not_followed() -> No
     alone = state_after(lasting(np.zeros(288), "patch"))
     assert both.distrusted == ("watch:jump",)
     assert abs(both.baseline - alone.baseline) < 3.0 * alone.baseline_sd
+
+
+def test_two_sound_devices_that_read_differently_keep_trust_and_the_first_says_what_the_baseline_is() -> None:
+    sound = np.zeros(288)
+    alone = state_after(lasting(sound, "patch"))
+    both = state_after([*lasting(sound, "patch"), *lasting(sound + 11.0, "watch")])
+    assert both.distrusted == ()
+    assert both.counts[1:3] == (0, 0)
+    assert abs(both.baseline - alone.baseline) < 0.3 * alone.baseline_sd
+    assert abs(both.effect - alone.effect) < 0.5 * alone.effect_sd
+
+
+def test_a_device_that_takes_over_and_reads_differently_moves_neither_baseline_nor_effect_by_that() -> None:
+    lower = lasting(np.full(288, -11.0), "watch")[144:]
+    before = state_after(lasting(np.zeros(288), "patch")[:144], 12.0)
+    after = state_after([*lasting(np.zeros(288), "patch")[:144], *lower])
+    assert after.distrusted == ()
+    assert abs(after.baseline - before.baseline) < 4.0
+    assert abs(after.effect - before.effect) < before.effect_sd
+
+
+def test_two_devices_that_drift_away_from_one_another_both_lose_trust_as_either_may_be_wrong() -> None:
+    apart = 0.03 * 410.0 / 12.0 * np.maximum(np.arange(288) - 144, 0)
+    both = state_after([*lasting(apart, "patch"), *lasting(-apart, "watch")])
+    assert both.distrusted == ("patch:apart", "watch:apart")
+
+
+def test_a_device_is_wrong_by_as_much_as_is_published_of_its_kind_and_no_more_than_the_residual() -> None:
+    def device_sd(published: float | None) -> float:
+        return channel_model(replace(CHANNEL, device_sd=published)).device_cv * CHANNEL.baseline_typical
+
+    residual_sd = CHANNEL.residual_cv * CHANNEL.baseline_typical
+    assert device_sd(None) == device_sd(2.0 * residual_sd) == pytest.approx(residual_sd)
+    assert device_sd(0.5 * residual_sd) == pytest.approx(0.5 * residual_sd)
+    library = load_library(CONFIG)
+    heart = library.drugs["carvedilol"].channel
+    assert heart is not None
+    assert heart.device_sd == library.signals[heart.signal].device_sd == 3.8
+
+
+def test_a_device_that_will_be_heard_changes_nothing_before_it_is() -> None:
+    first, second = lasting(np.zeros(288), "patch"), lasting(np.full(288, 11.0), "watch")[144:]
+    asked = np.array([START_H + 12.0])
+    given = (QTC, CHANNEL, infusions(400.0), np.zeros(2), ETA_COVARIANCE, asked)
+    [alone], [both] = assimilate_windows(first, *given), assimilate_windows([*first, *second], *given)
+    assert alone.mean.tobytes() == both.mean.tobytes()
+    assert alone.covariance.tobytes() == both.covariance.tobytes()
 
 
 def test_no_reading_moves_the_effect_further_than_the_influence_it_is_allowed() -> None:
