@@ -89,7 +89,7 @@ PLANS = {
     "fentanyl": living.PLANS["fentanyl"]._replace(since_h=-6.0, watched_h=6.0),
 }
 # What a signal does that moves by a third within a day hides what decision 6 says it hides: measured, without a target.
-UNTOLD = {(drug, ramp) for drug in LIMITS for ramp in RAMPS} | {("fentanyl", "twice the gain")}
+UNTOLD = {(drug, ramp) for drug in LIMITS for ramp in RAMPS}
 
 
 class Stream(NamedTuple):

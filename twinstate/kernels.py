@@ -90,8 +90,8 @@ def inner_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def folded_kernel(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """An inner kernel of a few lines that becomes part of whatever calls it.
+    """A kernel that becomes part of the kernel that calls it, and may make arrays where that one may.
 
-    Handing over arrays takes longer than a step's dozen of multiplications.
+    Handing over arrays takes longer than a step's dozen of multiplications. Python cannot call it if it makes any.
     """
     return _compile(function, _nrt=False, inline="always")

@@ -58,6 +58,7 @@ def readings(value: Floats, *, start: int = FIRST, scatter: float = 4.0, every: 
         usable=np.ones(len(value), dtype=np.int64),
         device=np.zeros(len(value), dtype=np.int64),
         marks=np.zeros(len(value), dtype=np.int64),
+        spread=np.full(len(value), np.nan),
     )
 
 

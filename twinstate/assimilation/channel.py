@@ -21,48 +21,36 @@ from twinstate.assimilation.channel_model import (
     STATES,
     ChannelModel,
     channel_model,
-    fade,
-    move_on,
     observe,
     occupancy,
 )
-from twinstate.assimilation.linear import root, symmetrise
+from twinstate.assimilation.channel_step import BODY, carry_on, correct, forecast, meet, point_at, states_of
+from twinstate.assimilation.device_trust import (
+    LOST_BY,
+    SOFTEN_SD,
+    Trust,
+    ask_whether_twice,
+    has_changed,
+    has_drifted,
+    is_left_out,
+    keep_before,
+    start_twice,
+    trust_all,
+)
+from twinstate.assimilation.linear import root
 from twinstate.assimilation.readings import DeviceWindow, Readings, devices_of, readings_of
-from twinstate.assimilation.windows import WINDOWS_PER_HOUR
 from twinstate.catalogue import Signal
 from twinstate.drug import Channel
 from twinstate.errors import MathsError
-from twinstate.kernels import kernel
+from twinstate.kernels import folded_kernel, kernel
 from twinstate.pk.course import Course
 from twinstate.pk.propagate import solve_points
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# An innovation beyond so many SD is softened (its noise raised until it is just that many); beyond the second bound
-# the window is left out, but not for more than half an hour on end: what lasts is a change, not an artefact. The
-# device is not trusted from then on, and the change is laid at the baseline's door.
-SOFTEN_SD = 3.0
-REJECT_SD = 5.0
-LONGEST_REJECTION = 6
-# A heart or a breath that falls where the drug makes it fall is the event to be seen: two windows are doubted, no more.
-# Only where motion is modelled: else the end of a bout that was half believed is such a fall.
-LONGEST_REJECTED_FALL = 2
-# Motion lifts heart rate and breathing at once, a drug that wears off does it slowly: a rise since the window taken
-# last by so many SD of what noise does in that time is motion's and left out, as long as motion may last.
-SUDDEN_RISE_SD = 2.0
-# A rise goes on while the signal stays by so many SD above what was read before it.
-LASTING_RISE_SD = 1.5
-# What the signal did in a longer time than this is no sudden rise: so much noise is granted to a bout, however long.
-SUDDEN_H = 0.25
 # So far from what was published no wearable moves a drug's effect, whatever it reads: in SD between subjects.
 LARGEST_INFLUENCE_SD = 3.0
-# A device that changed its mind is followed only when no other one, still trusted, was heard within an hour.
-OTHERS_HEARD_WINDOWS = WINDOWS_PER_HOUR
-
-LOST_BY = ("", "jump", "drift", "apart")
-JUMP, DRIFT, APART = 1, 2, 3
-
 VERDICTS = ("taken", "softened", "rejected", "unusable")
 TAKEN, SOFTENED, REJECTED, UNUSABLE = 0, 1, 2, 3
 NO_WINDOW = -1
@@ -212,8 +200,72 @@ def considered_occupancy(
     return expected, slope
 
 
-@kernel
-def correct(
+@folded_kernel
+def _take(
+    model: ChannelModel,
+    trust: Trust,
+    readings: Readings,
+    window: int,
+    operator: Floats,
+    slope: Floats,
+    heard: Integers,
+    mean: Floats,
+    covariance: Floats,
+    foretold: Floats,
+) -> int:
+    """Take one usable reading as far as it is believed, in place; returns the verdict.
+
+    Args:
+        model: Prior and dynamics.
+        trust: Of all devices.
+        readings: All of them.
+        window: Which.
+        operator: How the states enter it, (states,).
+        slope: Of the expected occupancy over the considered states, (considered,).
+        heard: 1 for every device heard so far, (devices,).
+        mean: Forecast for the reading's time, (states,).
+        covariance: Its covariance, (states, states).
+        foretold: Receives the reading's forecast and its SD, (2,).
+    """
+    considered = slope.size
+    device, value, noise = readings.device[window], readings.value[window], readings.scatter[window]
+    expected, variance = forecast(mean, covariance, operator, considered, noise)
+    sd = math.sqrt(variance)
+    foretold[0], foretold[1] = expected, sd
+    innovation = value - expected
+    ask_whether_twice(model, trust, readings, window, operator, slope, heard, innovation, variance)
+    baseline = considered + BASELINE
+    if is_left_out(model, trust, readings, window, mean[baseline], innovation, sd):
+        verdict = REJECTED
+        if has_changed(model, trust, device, readings.window[window], innovation):
+            verdict = SOFTENED
+            covariance[baseline, baseline] += innovation * innovation
+    else:
+        verdict = TAKEN
+        miss = abs(innovation) / sd
+        if miss > SOFTEN_SD:
+            verdict = SOFTENED
+            noise += variance * ((miss / SOFTEN_SD) * (miss / SOFTEN_SD) - 1.0)
+        if (
+            has_drifted(model, trust, device, readings.window[window], innovation, sd)
+            and model.longest_activity > 0
+        ):
+            # What the noise had to hold is the baseline's from now on.
+            held = mean[considered + NOISE]
+            covariance[baseline, baseline] += held * held
+    if verdict != REJECTED:
+        keep_before(trust, readings, window)
+        if not _learn(
+            model, mean, covariance, operator, innovation, noise, considered, trust.lost[device] > 0
+        ):
+            verdict = SOFTENED
+    start_twice(model, trust, readings, window, mean, covariance)
+    return verdict
+
+
+@folded_kernel
+def _learn(
+    model: ChannelModel,
     mean: Floats,
     covariance: Floats,
     operator: Floats,
@@ -221,110 +273,18 @@ def correct(
     noise: float,
     considered: int,
     hold_effect: bool,
-) -> float:
-    """Correct the state with one reading, in place; Joseph's form, which holds for any gain.
-
-    Args:
-        mean: (considered + 5,).
-        covariance: (considered + 5, considered + 5).
-        operator: How the states enter the reading, (considered + 5,).
-        innovation: Reading less its forecast.
-        noise: Variance of the reading round the signal.
-        considered: Leading states that keep their mean.
-        hold_effect: The drug's effect keeps its mean too: its uncertainty counts, the reading does not correct it.
-
-    Returns:
-        How far the effect's mean moved.
-    """
-    states = mean.size
-    cross = np.empty(states)
-    variance = noise
-    for row in range(states):
-        cross[row] = 0.0
-        for column in range(states):
-            cross[row] += covariance[row, column] * operator[column]
-        variance += operator[row] * cross[row]
-    gain = cross / variance
-    gain[:considered] = 0.0
-    if hold_effect:
-        gain[considered + EFFECT] = 0.0
-    across = np.empty(states)
-    for row in range(states):
-        mean[row] += gain[row] * innovation
-        across[row] = 0.0
-        for column in range(states):
-            covariance[row, column] -= gain[row] * cross[column]
-            across[row] += covariance[row, column] * operator[column]
-    for row in range(states):
-        for column in range(states):
-            covariance[row, column] += (noise * gain[row] - across[row]) * gain[column]
-    symmetrise(covariance)
-    return float(gain[considered + EFFECT] * innovation)
-
-
-@kernel
-def _forecast(
-    mean: Floats, covariance: Floats, operator: Floats, considered: int, noise: float
-) -> tuple[float, float]:
-    """Expected reading and its variance."""
-    expected = 0.0
-    variance = noise
-    for row in range(mean.size):
-        if row >= considered:
-            expected += operator[row] * mean[row]
-        for column in range(mean.size):
-            variance += operator[row] * covariance[row, column] * operator[column]
-    return expected, variance
-
-
-@kernel
-def _noise_between(model: ChannelModel, baseline: float, elapsed_h: float, scatter: float) -> float:
-    """SD of a change by noise in a time, `SUDDEN_H` at most; `scatter` is the variance of both its ends."""
-    sd = model.noise_cv * baseline
-    kept = math.exp(-min(elapsed_h, SUDDEN_H) / model.noise_time_constant_h)
-    return math.sqrt(2.0 * sd * sd * (1.0 - kept) + scatter)
-
-
-@kernel
-def _meet(
-    model: ChannelModel, baseline: float, covariance: Floats, seen: Integers, device: int, differs: int
-) -> None:
-    """Hear a further device: it may read another baseline, and each is wrong in a way of its own; in place.
-
-    The device heard first says what the baseline is. Its own errors were part of the noise as long as it was alone.
-    """
-    misreads = differs + seen.size
-    offset, error = model.noise_cv * baseline, model.device_cv * baseline
-    covariance[differs + device, differs + device] = offset * offset
-    covariance[misreads + device, misreads + device] = error * error
-    if seen.sum() == 1:
-        first = misreads + int(np.argmax(seen))
-        covariance[first, first] = error * error
-
-
-@kernel
-def _lose_by_drift(lost: Integers, drift: Floats, device: int, unheard: Integers) -> None:
-    """Trust a device no longer that drifted, nor the only other one if that drifted the other way; in place.
-
-    Which of two devices that move apart is the wrong one, they cannot tell.
-
-    Args:
-        lost: Why each is no longer trusted, (devices,).
-        drift: Cumulative sums upwards and downwards, (devices, 2).
-        device: Whose sum passed its limit.
-        unheard: Windows since each was heard as expected, (devices,).
-    """
-    lost[device] = DRIFT
-    way = int(np.argmax(drift[device]))
-    others = 0
-    against = device
-    for other in range(lost.size):
-        if other != device and lost[other] == 0 and unheard[other] < OTHERS_HEARD_WINDOWS:
-            others += 1
-            if drift[other, 1 - way] > drift[other, way]:
-                against = other
-    if others == 1 and against != device:
-        lost[device] = lost[against] = APART
+) -> bool:
+    """Correct the state, in place, the effect to `LARGEST_INFLUENCE_SD` at most; whether that left it free."""
+    before = mean.copy()
+    spread = covariance.copy()
+    moved = correct(mean, covariance, operator, innovation, noise, considered, hold_effect)
+    furthest = LARGEST_INFLUENCE_SD * math.sqrt(model.covariance[EFFECT, EFFECT])
+    if moved == 0.0 or abs(mean[considered + EFFECT] - model.mean[EFFECT]) <= furthest:
+        return True
+    mean[:] = before
+    covariance[:] = spread
+    correct(mean, covariance, operator, innovation, noise, considered, True)
+    return False
 
 
 @kernel
@@ -345,17 +305,13 @@ def filter_windows(
         end_h: Times asked about, ascending, hours since 1970, (ends,).
     """
     considered = slope.shape[1]
-    own = slice(considered, considered + 5)
     ends = end_h.size
     windows = readings.time_h.size
     devices = readings.device.max() + 1 if windows else 0
-    # Behind the states of the body, where there is more than one device: how each differs from the one heard first, and
-    # what it alone misreads for a while.
-    differs, misreads = considered + 5, considered + 5 + devices
-    states = considered + 5 + (2 * devices if devices > 1 else 0)
+    states = states_of(considered, devices)
     result = Pass(
-        np.empty((ends, 5)),
-        np.empty((ends, considered + 5, considered + 5)),
+        np.empty((ends, BODY)),
+        np.empty((ends, considered + BODY, considered + BODY)),
         np.full(ends, np.nan),
         np.empty(ends),
         np.zeros((ends, 4), np.int64),
@@ -364,6 +320,7 @@ def filter_windows(
         np.full(windows, UNUSABLE, np.int64),
         np.zeros((ends, devices), np.int64),
     )
+    own = slice(considered, considered + BODY)
     mean = np.zeros(states)
     mean[own] = model.mean
     covariance = np.zeros((states, states))
@@ -371,14 +328,8 @@ def filter_windows(
         covariance[state, state] = 1.0
     covariance[own, own] = model.covariance
     operator = np.zeros(states)
-    lost = np.zeros(devices, np.int64)
-    seen = np.zeros(devices, np.int64)
-    agreed = np.full(devices, -OTHERS_HEARD_WINDOWS, np.int64)  # last within `SOFTEN_SD` of its forecast
-    # On end, to either side; where motion is modelled, rises are counted apart.
-    rejections = np.zeros((devices, 2), np.int64)
-    drift = np.zeros((devices, 2))
-    before_h, before_value, before_scatter = np.full(devices, np.nan), np.zeros(devices), np.zeros(devices)
-    furthest = LARGEST_INFLUENCE_SD * math.sqrt(model.covariance[EFFECT, EFFECT])
+    heard = np.zeros(devices, np.int64)
+    trust = trust_all(devices, states)
     counts = np.zeros(4, np.int64)
     scatter = model.scatter_sd * model.scatter_sd
     now_h = np.nan
@@ -387,114 +338,38 @@ def filter_windows(
         while window < windows and readings.end_h[window] <= end_h[end]:
             time_h = readings.time_h[window]
             if window > 0:
-                move_on(model, mean[own], covariance, considered, time_h - now_h)
-                for other in range(devices if seen.sum() > 1 else 0):
-                    sd = seen[other] * model.device_cv * mean[considered + BASELINE]
-                    elapsed = (time_h - now_h) / model.noise_time_constant_h
-                    mean[misreads + other] *= fade(covariance, misreads + other, elapsed, sd)
+                carry_on(model, mean, covariance, considered, heard, time_h - now_h)
             now_h = time_h
-            verdict = UNUSABLE
             if readings.usable[window] == 1:
                 device = readings.device[window]
-                if seen[device] == 0 and seen.sum() > 0:
-                    _meet(model, mean[considered + BASELINE], covariance, seen, device, differs)
-                seen[device] = 1
+                scatter = readings.scatter[window]
+                meet(model, mean, covariance, considered, heard, device)
                 observe(model, time_h, operator[own])
                 operator[considered + EFFECT] = expected[window]
-                if devices > 1:
-                    operator[differs:] = 0.0
-                    operator[differs + device] = operator[misreads + device] = 1.0
+                point_at(operator, considered, devices, device)
                 for eta in range(considered):
                     operator[eta] = mean[considered + EFFECT] * slope[window, eta]
-                scatter = readings.scatter[window]
-                noise = scatter
-                # The considered states stand at 0: their part of the forecast is nothing.
-                forecast, variance = _forecast(mean, covariance, operator, considered, noise)
-                innovation = readings.value[window] - forecast
-                result.forecast[window, 0] = forecast
-                result.forecast[window, 1] = math.sqrt(variance)
-                miss = abs(innovation) / math.sqrt(variance)
-                verdict = TAKEN
-                longest = LONGEST_REJECTION
-                side = 0
-                doubted = False
-                if innovation < 0.0 and model.sign < 0.0 and model.longest_activity > 0:
-                    longest = LONGEST_REJECTED_FALL
-                    doubted = rejections[device, 0] > 0 and miss > SOFTEN_SD  # the fall goes on
-                elif innovation > 0.0 and model.longest_activity > 0:
-                    longest = model.longest_activity
-                    side = 1
-                    if not math.isnan(before_h[device]):
-                        between = _noise_between(
-                            model,
-                            mean[considered + BASELINE],
-                            time_h - before_h[device],
-                            scatter + before_scatter[device],
-                        )
-                        rise = min(innovation, readings.value[window] - before_value[device])
-                        bar = SUDDEN_RISE_SD if rejections[device, 1] == 0 else LASTING_RISE_SD
-                        doubted = rise > bar * between
-                if miss > REJECT_SD or doubted:
-                    rejections[device, side] += 1
-                    if side == 1:
-                        rejections[device, 0] = 0  # a fall counts only in windows on end
-                    verdict = REJECTED
-                    others = False
-                    for other in range(devices):
-                        if other != device and lost[other] == 0:
-                            others |= readings.window[window] - agreed[other] < OTHERS_HEARD_WINDOWS
-                    if rejections[device, side] > longest:
-                        lost[device] = lost[device] or JUMP
-                        if not others:
-                            verdict = SOFTENED
-                            rejections[device, side] = 0
-                            covariance[considered + BASELINE, considered + BASELINE] += (
-                                innovation * innovation
-                            )
-                else:
-                    rejections[device, 0] = 0
-                    # A rise that lasts dips at times; a bout that is over is forgotten window by window.
-                    rejections[device, 1] = max(0, rejections[device, 1] - 1)
-                    if miss > SOFTEN_SD:
-                        verdict = SOFTENED
-                        noise += variance * ((miss / SOFTEN_SD) * (miss / SOFTEN_SD) - 1.0)
-                    else:
-                        agreed[device] = readings.window[window]
-                    if lost[device] == 0:
-                        lean = min(max(innovation / math.sqrt(variance), -SOFTEN_SD), SOFTEN_SD)
-                        drift[device, 0] = max(0.0, drift[device, 0] + lean - model.drift_allowance_sd)
-                        drift[device, 1] = max(0.0, drift[device, 1] - lean - model.drift_allowance_sd)
-                        if drift[device].max() > model.drift_limit_sd:
-                            _lose_by_drift(lost, drift, device, readings.window[window] - agreed)
-                            if model.longest_activity > 0:
-                                # What the noise had to hold is the baseline's from now on.
-                                held = mean[considered + NOISE]
-                                covariance[considered + BASELINE, considered + BASELINE] += held * held
-                if verdict != REJECTED:
-                    if rejections[device, 1] == 0:  # else still what was read before the rise
-                        before_h[device] = time_h
-                        before_value[device] = readings.value[window]
-                        before_scatter[device] = scatter
-                    before = mean.copy()
-                    spread = covariance.copy()
-                    moved = correct(
-                        mean, covariance, operator, innovation, noise, considered, lost[device] > 0
-                    )
-                    if moved != 0.0 and abs(mean[considered + EFFECT] - model.mean[EFFECT]) > furthest:
-                        mean[:] = before
-                        covariance[:] = spread
-                        correct(mean, covariance, operator, innovation, noise, considered, True)
-                        verdict = SOFTENED
-            result.verdict[window] = verdict
-            counts[verdict] += 1
+                result.verdict[window] = _take(
+                    model,
+                    trust,
+                    readings,
+                    window,
+                    operator,
+                    slope[window],
+                    heard,
+                    mean,
+                    covariance,
+                    result.forecast[window],
+                )
+            counts[result.verdict[window]] += 1
             window += 1
         result.mean[end] = mean[own]
-        result.covariance[end] = covariance[: considered + 5, : considered + 5]
+        result.covariance[end] = covariance[: considered + BODY, : considered + BODY]
         result.time_h[end] = now_h
         result.scatter[end] = scatter
         result.counts[end] = counts
         result.last[end] = window - 1
-        result.lost[end] = lost
+        result.lost[end] = trust.lost
     return result
 
 

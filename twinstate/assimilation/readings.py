@@ -94,6 +94,7 @@ class Readings(NamedTuple):
         usable: 0 with a mark that forbids its use, or without samples, else 1, (readings,).
         device: Which of the devices heard, by name, read it, (readings,).
         marks: Bits of `MARKS`, (readings,).
+        spread: Variance of its samples round their median, (readings,); NaN where there are too few to show one.
     """
 
     window: Integers
@@ -104,6 +105,7 @@ class Readings(NamedTuple):
     usable: Integers
     device: Integers
     marks: Integers
+    spread: Floats
 
 
 class Limits(NamedTuple):
@@ -185,6 +187,7 @@ def readings_of(heard: Iterable[DeviceWindow], signal: Signal, scatter_sd: float
         usable=np.where(empty | (marks & UNUSABLE_MARKS > 0), 0, 1),
         device=device,
         marks=marks,
+        spread=np.where(samples >= LEAST_TO_SHOW_SPREAD, robust_sd**2, np.nan),
     )
 
 

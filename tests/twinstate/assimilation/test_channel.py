@@ -25,7 +25,6 @@ from tests.twinstate.courses import START_H
 from tests.twinstate.library.configs import CONFIG
 from twinstate.assimilation.channel import (
     LARGEST_INFLUENCE_SD,
-    LONGEST_REJECTION,
     ChannelState,
     assimilate_model,
     assimilate_windows,
@@ -42,6 +41,7 @@ from twinstate.assimilation.channel_model import (
     SINE,
     channel_model,
 )
+from twinstate.assimilation.device_trust import LONGEST_REJECTION
 from twinstate.assimilation.readings import DeviceWindow, from_device
 from twinstate.assimilation.windows import WINDOW_NS, fold_frame, window_start_h
 from twinstate.errors import MathsError
