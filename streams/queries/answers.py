@@ -76,8 +76,8 @@ class RiskOfDrug(Answer):
     threshold_source: str
     distrusted: tuple[str, ...] = Field(
         default=(),
-        description="Devices of the signal it rests on that lost trust, each `name:jump` or `name:drift`; empty for "
-        "alarms on exposure",
+        description="Devices of the signal it rests on that lost trust, each `name:why` (`channel.distrusted`); empty "
+        "for alarms on exposure",
     )
 
 
@@ -114,8 +114,9 @@ class Channel(Answer):
     last_window: dt.datetime | None
     distrusted: tuple[str, ...] = Field(
         description="Devices that may no longer move the effect, each name:jump (far from every forecast for half an "
-        "hour, longer than motion lasts, or a third time low where the drug lowers the signal) or name:drift (small "
-        "misses all of one sign)"
+        "hour, longer than motion lasts, or a third time low where the drug lowers the signal), name:drift (small "
+        "misses all of one sign), name:apart (two devices drifted away from one another) or name:twice (it counts "
+        "every beat or breath twice)"
     )
 
 
