@@ -87,8 +87,9 @@ class ChannelState(NamedTuple):
         counts: Windows so far by verdict, in the order of `VERDICTS`.
         last: The last window.
         distrusted: Devices that have lost trust among the windows that count, each `name:jump` (over half an hour far
-            from every forecast), `name:drift` (small misses all of one sign) or `name:apart` (two devices drifted away
-            from one another, and either may be wrong) or `name:twice` (it counts every beat or breath twice): their windows move baseline and noise, never the drug's effect.
+            from every forecast), `name:drift` (small misses all of one sign), `name:apart` (two devices drifted away
+            from one another, and either may be wrong) or `name:twice` (it counts every beat or breath twice): their
+            windows move baseline and noise, never the drug's effect.
     """
 
     time_h: float
