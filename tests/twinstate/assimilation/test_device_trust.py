@@ -15,9 +15,11 @@ from twinstate.assimilation.channel import filter_windows
 from twinstate.assimilation.channel_model import BASELINE, EFFECT, NOISE, ChannelModel, channel_model
 from twinstate.assimilation.device_trust import (
     LOST_BY,
+    MOST_ONE_WINDOW_SAYS,
     SOFTEN_SD,
     SPREAD_FREEDOM,
     SPREAD_KNOWN_WINDOWS,
+    SPREAD_RENEWED,
     TWICE_BEHIND,
     Trust,
     ask_whether_twice,
@@ -102,6 +104,26 @@ def test_the_spread_of_a_window_says_what_a_chi_square_of_its_freedom_says(breat
     assert [one - by_level for one in by_both] == pytest.approx(expected)
 
 
+def test_no_window_says_more_than_it_may_however_far_off_it_is(breath: ChannelModel) -> None:
+    unseen = readings(np.array([7.0, 9.5]), scatter=0.3)
+    trust = trust_all(1, 5)
+    trust.spread_of[0], trust.spread[0] = SPREAD_KNOWN_WINDOWS, breath.scatter_sd**2
+    trust.odds[0] = TWICE_BEHIND - 1.0
+    start_twice(breath, trust, unseen, 0, breath.mean / 3.0, breath.covariance)
+    asked(breath, trust, unseen._replace(spread=np.full(2, 1e4)), 1, np.array([1.0, 0.0, 0.0, 0.0, 1.0]))
+    assert trust.odds[0] == MOST_ONE_WINDOW_SAYS
+
+
+def test_one_wild_window_hardly_moves_the_usual_spread(breath: ChannelModel) -> None:
+    trust = trust_all(1, 5)
+    usual = 2.0 * breath.scatter_sd**2
+    trust.spread_of[0], trust.spread[0] = 200, usual
+    trust.odds[0] = TWICE_BEHIND - 1.0
+    wild = readings(np.array([7.0]), scatter=0.3)._replace(spread=np.full(1, 1e4))
+    start_twice(breath, trust, wild, 0, breath.mean, breath.covariance)
+    assert trust.spread[0] == pytest.approx(usual * (1.0 + 3.0 * SPREAD_RENEWED))
+
+
 def slow_breaths(gain: float, spread_gain: float) -> Readings:
     """Half a day of 4 /min, then as many windows of what a gain makes of it."""
     dice = np.random.default_rng(8)
@@ -147,6 +169,13 @@ def test_breaths_that_come_back_as_a_drug_wears_off_cost_no_trust(breath: Channe
     occupied[STEP:] += back / breath.mean[EFFECT]
     result = filter_windows(breath, told, occupied, np.zeros((occupied.size, 1)), told.end_h)
     assert not result.lost.any()
+
+
+def test_a_bout_as_long_as_motion_may_last_is_soon_unsaid(breath: ChannelModel) -> None:
+    sound, bout = slow_breaths(1.0, 1.0), slow_breaths(2.0, 2.0)
+    lasts = slice(STEP, STEP + breath.longest_activity - 1)
+    sound.value[lasts], sound.spread[lasts] = bout.value[lasts], bout.spread[lasts]
+    assert lost_to(breath, sound, -1) == ""
 
 
 def test_where_motion_is_not_modelled_nothing_is_asked(breath: ChannelModel) -> None:
